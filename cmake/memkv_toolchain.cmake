@@ -1,0 +1,60 @@
+# The compiler: language level, warnings, sanitizers, and the libraries that come from the system.
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(FATAL_ERROR "gcc ${CMAKE_CXX_COMPILER_VERSION} lacks std::expected. "
+                      "Install gcc 12 or newer and set CXX to it.")
+endif()
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  message(FATAL_ERROR "MemKV-NIXL runs on Linux only (io_uring, memfd, epoll).")
+endif()
+if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64|aarch64|arm64)$")
+  message(FATAL_ERROR "MemKV-NIXL is built for x86-64 and ARM64, not ${CMAKE_SYSTEM_PROCESSOR}.")
+endif()
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+
+find_program(MEMKV_CCACHE ccache)
+if(MEMKV_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${MEMKV_CCACHE})
+endif()
+
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+
+# What every target of ours is compiled with. No -march: hot code picks its instructions at run
+# time.
+add_library(memkv_flags INTERFACE)
+target_include_directories(memkv_flags INTERFACE ${PROJECT_SOURCE_DIR}/plugin_src)
+target_compile_options(memkv_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror
+  -fvisibility=hidden -fvisibility-inlines-hidden -fno-omit-frame-pointer)
+target_compile_definitions(memkv_flags INTERFACE MEMKV_VERSION="${PROJECT_VERSION}")
+target_link_libraries(memkv_flags INTERFACE Threads::Threads)
+if(MEMKV_TESTING)
+  target_compile_definitions(memkv_flags INTERFACE MEMKV_TESTING=1)
+endif()
+if(MEMKV_SANITIZE)
+  add_compile_options(-fsanitize=${MEMKV_SANITIZE} -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${MEMKV_SANITIZE})
+endif()
+
+# liburing, linked statically where the archive is there, so that memkvd needs nothing at run time.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(LIBURING REQUIRED liburing)
+find_library(MEMKV_URING_ARCHIVE liburing.a HINTS ${LIBURING_LIBDIR} ${LIBURING_LIBRARY_DIRS})
+add_library(memkv_uring INTERFACE)
+target_include_directories(memkv_uring SYSTEM INTERFACE ${LIBURING_INCLUDE_DIRS})
+if(MEMKV_URING_ARCHIVE)
+  target_link_libraries(memkv_uring INTERFACE ${MEMKV_URING_ARCHIVE})
+else()
+  find_library(MEMKV_URING_SHARED uring REQUIRED HINTS ${LIBURING_LIBDIR} ${LIBURING_LIBRARY_DIRS})
+  target_link_libraries(memkv_uring INTERFACE ${MEMKV_URING_SHARED})
+endif()

@@ -1,0 +1,232 @@
+"""Configuration: one YAML file, then environment variables, then flags; the later wins.
+
+The file is named by --config or MEMKV_CONFIG. Its keys are the fields of `Settings`; `node`
+holds those of `NodeSettings`:
+
+    nodes: [10.0.0.7:9900, 10.0.0.8:9900]
+    namespace: llama-70b
+    timeout_ms: 5000
+    node:
+      device: /dev/nvme0n1
+      dram: 16GiB
+      listen: 127.0.0.1:9900
+
+An environment variable is MEMKV_ and the name in capitals (MEMKV_NODES="a:1,b:2",
+MEMKV_NODE_DEVICE=…). A setting that is not known is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from memkv_nixl._errors import ConfigError
+from memkv_nixl._sizes import parse_size
+
+_Model = TypeVar("_Model")
+
+
+def _size(default: int | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"size": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeSettings:
+    """What `memkv node serve` starts memkvd with."""
+
+    device: str | None = None  # a raw block device, or a file
+    capacity: int | None = _size()  # of a file to make or grow
+    dram: int | None = _size()
+    listen: str = "127.0.0.1:9900"
+    advertise: str | None = None
+    weight: int | None = None
+    hands: int | None = None
+    segment_bytes: int | None = _size()
+    rewrite_percent: int | None = None
+    index_flush_ms: int | None = None
+    log_level: str | None = None
+    format: bool = False
+    buffered: bool = False
+    insecure: bool = False
+    log_json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What every command of `memkv` works with."""
+
+    nodes: tuple[str, ...] = ()
+    namespace: str = "default"
+    timeout_ms: int = 5000
+    node: NodeSettings = dataclasses.field(default_factory=NodeSettings)
+
+
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    config: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings out of the file, the environment and `flags` (where None is not given)."""
+    env = os.environ if environment is None else environment
+    path = config or env.get("MEMKV_CONFIG")
+    merged: dict[str, Any] = {"node": {}}
+    layers: list[tuple[Mapping[str, Any], str]] = []
+    if path:
+        layers.append((_from_file(path), f"{path}: "))
+    layers += [(_from_environment(env), "environment: "), (flags, "")]
+    for layer, source in layers:
+        _merge(merged, layer, source)
+    node = _build(NodeSettings, merged.pop("node"))
+    settings = dataclasses.replace(_build(Settings, merged), node=node)
+    _check(settings)
+    return settings
+
+
+def require_nodes(settings: Settings) -> tuple[str, ...]:
+    """The nodes, or the sentence that says where to name them."""
+    if not settings.nodes:
+        raise ConfigError(
+            "no store nodes are named: give --nodes HOST:PORT,…, set MEMKV_NODES, "
+            "or write `nodes:` into the file that --config or MEMKV_CONFIG names"
+        )
+    return settings.nodes
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: the top level must be `name: value` lines")
+    return loaded
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"node": {}}
+    for field in dataclasses.fields(Settings):
+        if field.name != "node" and (value := env.get(f"MEMKV_{field.name.upper()}")):
+            found[field.name] = value
+    for field in dataclasses.fields(NodeSettings):
+        if value := env.get(f"MEMKV_NODE_{field.name.upper()}"):
+            found["node"][field.name] = value
+    return found
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any], source: str) -> None:
+    node = layer.get("node")
+    if node is not None and not isinstance(node, Mapping):
+        raise ConfigError(f"{source}node must be a section of `name: value` lines")
+    for name, value in layer.items():
+        _known(Settings, name, source)
+        if name != "node" and value is not None:
+            into[name] = _convert(Settings, name, value, source)
+    for name, value in (node or {}).items():
+        _known(NodeSettings, name, f"{source}node.")
+        if value is not None:
+            into["node"][name] = _convert(NodeSettings, name, value, f"{source}node.")
+
+
+def _known(model: type[Any], name: str, source: str) -> None:
+    names = [field.name for field in dataclasses.fields(model)]
+    if name in names:
+        return
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+    raise ConfigError(f"{source}{name}: there is no such setting; {hint}")
+
+
+def _convert(model: type[Any], name: str, value: Any, source: str) -> Any:
+    field = next(field for field in dataclasses.fields(model) if field.name == name)
+    where = f"{source}{name}"
+    if field.metadata.get("size"):
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise ConfigError(f"{where}: {value!r} is not a size; write one such as 10GiB")
+        return parse_size(value, where)
+    kind = _plain_type(model, name)
+    if kind is tuple:
+        return _list_of_text(value, where)
+    if kind is bool:
+        return _truth(value, where)
+    if kind is int:
+        return _whole_number(value, where)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}: {value!r} is not text")
+    return value
+
+
+def _plain_type(model: type[Any], name: str) -> type[Any]:
+    hint = typing.get_type_hints(model)[name]
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    plain: type[Any] = typing.get_origin(hint) or hint
+    return plain
+
+
+def _list_of_text(value: Any, where: str) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{where}: {value!r} is not a list of texts; write a:1,b:2 or [a:1, b:2]")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _truth(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ConfigError(f"{where}: {value!r} is neither true nor false")
+
+
+def _whole_number(value: Any, where: str) -> int:
+    if isinstance(value, bool):
+        raise ConfigError(f"{where}: {value!r} is not a whole number")
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: {value!r} is not a whole number") from None
+
+
+def _build(model: type[_Model], values: Mapping[str, Any]) -> _Model:
+    return model(**values)
+
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):(\d{1,5})")
+
+
+def check_address(address: str, where: str) -> None:
+    """Refuses what is not HOST:PORT."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[2]) > 65535:
+        raise ConfigError(
+            f"{where}: {address!r} is not an address; write HOST:PORT, say 10.0.0.7:9900"
+        )
+
+
+def _check(settings: Settings) -> None:
+    for address in settings.nodes:
+        check_address(address, "nodes")
+    if len(set(settings.nodes)) != len(settings.nodes):
+        twice = next(a for a in settings.nodes if settings.nodes.count(a) > 1)
+        raise ConfigError(f"nodes: {twice} is named twice; name each node once")
+    if not 1 <= settings.timeout_ms <= 3_600_000:
+        raise ConfigError(f"timeout_ms: {settings.timeout_ms} is not between 1 and 3600000")
+    check_address(settings.node.listen, "node.listen")

@@ -1,0 +1,1 @@
+"""Benchmarks, each beside the limit it is held against, in one run: `./dev bench path`."""

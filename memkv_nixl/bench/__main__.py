@@ -1,0 +1,21 @@
+"""`python -m memkv_nixl.bench WHAT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from memkv_nixl.bench import _path
+
+
+def main() -> int:
+    """Runs one benchmark."""
+    parser = argparse.ArgumentParser(prog="memkv-bench", description=__doc__)
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    _path.add_command(benches)
+    args = parser.parse_args()
+    return int(args.run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

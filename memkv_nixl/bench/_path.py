@@ -1,0 +1,173 @@
+"""`bench path`: puts and gets over TCP, from DRAM and flash, beside plain TCP and the raw device.
+
+Every round measures everything once, one after another, so that a machine whose speed drifts drifts
+for all; the table shows medians over the rounds and ratios of medians. The last batches of every
+get are checked byte by byte after they were timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from memkv_nixl.bench._driver import Meter, node, write_file
+
+MIB = 1 << 20
+BATCH = 16
+TCP_CHUNKS = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
+DEPTHS = (1, 2, 4, 8)
+DRAM = "3GiB"  # everything of one size fits
+SMALL_DRAM = "256MiB"  # nothing of a round is left when it is asked for again
+DEVICE_BYTES = 6 << 30
+
+Samples = dict[str, list[float]]
+
+
+def add_command(benches: Any) -> None:
+    """Adds `path`."""
+    path = benches.add_parser("path", help="puts and gets beside the limits of TCP and the device")
+    path.add_argument("--rounds", type=int, default=9, metavar="N")
+    path.add_argument("--sizes", default="2,4,8,16", metavar="MIB,…", help="block sizes")
+    path.add_argument("--megabytes", type=int, default=512, metavar="N", help="moved a measure")
+    path.add_argument("--in-flight", type=int, default=1, metavar="N", help="batches at a time")
+    path.add_argument("--dir", metavar="DIR", help="where the devices' files go (O_DIRECT)")
+    path.add_argument("--json", action="store_true", help="every sample as one JSON document")
+    path.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    sizes = [int(size) * MIB for size in args.sizes.split(",")]
+    results: dict[int, Samples] = {}
+    with tempfile.TemporaryDirectory(prefix="memkv-bench-", dir=args.dir) as folder:
+        files = {name: Path(folder) / name for name in ("dram", "flash", "raw")}
+        for name, path in files.items():
+            _say(f"writing {DEVICE_BYTES >> 30} GiB: {name}")
+            write_file(path, DEVICE_BYTES)
+        meter = Meter()
+        with node(files["dram"], DRAM) as dram, node(files["flash"], SMALL_DRAM) as flash:
+            bench = _Bench(meter, files, dram, flash, args)
+            for size in sizes:
+                results[size] = bench.measure_size(size)
+        meter.close()
+    if args.json:
+        json.dump({str(size): samples for size, samples in results.items()}, sys.stdout)
+        print()
+    else:
+        _print_tables(results, args)
+    return 0
+
+
+class _Bench:
+    def __init__(
+        self, meter: Meter, files: dict[str, Path], dram: str, flash: str, args: argparse.Namespace
+    ) -> None:
+        self._meter = meter
+        self._files = files
+        self._dram = dram
+        self._flash = flash
+        self._args = args
+        self._round = 0  # never repeats, so that every put is a new block
+
+    def measure_size(self, size: int) -> Samples:
+        samples: Samples = defaultdict(list)
+        for number in range(self._args.rounds + 1):
+            _say(f"{size // MIB} MiB blocks: round {number} of {self._args.rounds}")
+            self._round += 1
+            self._measure_round(size, samples if number > 0 else defaultdict(list))
+        return samples
+
+    def _measure_round(self, size: int, samples: Samples) -> None:
+        total = self._args.megabytes * MIB
+        batches = max(1, total // (size * BATCH))
+        meter = self._meter
+        for chunk in TCP_CHUNKS:
+            samples[f"tcp {chunk >> 10} KiB"].append(
+                meter.measure("tcp", size, BATCH, chunk, total)
+            )
+        words = (size, BATCH, batches, self._round, self._args.in_flight)
+        samples["put dram"].append(meter.measure("put", self._dram, *words))
+        meter.measure("clean", self._dram)
+        before = meter.measure("number", self._dram, "hits_dram")
+        samples["get dram"].append(meter.measure("get", self._dram, *words))
+        hits = meter.measure("number", self._dram, "hits_dram") - before
+        samples["dram share"].append(hits / (batches * BATCH))
+        for depth in DEPTHS:
+            io = min(size, 4 * MIB)
+            write = meter.measure("write", self._files["raw"], io, depth, 0, total)
+            read = meter.measure("read", self._files["flash"], io, depth, 64 * MIB, total)
+            samples[f"write depth {depth}"].append(write)
+            samples[f"read depth {depth}"].append(read)
+        self._measure_flash(words, batches, samples)
+
+    def _measure_flash(
+        self, words: tuple[int, int, int, int, int], batches: int, samples: Samples
+    ) -> None:
+        meter = self._meter
+        samples["put flash"].append(meter.measure("put", self._flash, *words))
+        meter.measure("clean", self._flash)
+        # Another set pushes the first out of DRAM.
+        size, batch, _, _, in_flight = words
+        self._round += 1
+        meter.measure("put", self._flash, size, batch, batches, self._round, in_flight)
+        meter.measure("clean", self._flash)
+        before = meter.measure("number", self._flash, "hits_flash")
+        samples["get flash"].append(meter.measure("get", self._flash, *words))
+        hits = meter.measure("number", self._flash, "hits_flash") - before
+        samples["flash share"].append(hits / (batches * BATCH))
+
+
+def _best(samples: Samples, prefix: str) -> tuple[str, float]:
+    medians = {
+        name: statistics.median(values)
+        for name, values in samples.items()
+        if name.startswith(prefix)
+    }
+    name = max(medians, key=lambda key: medians[key])
+    return name.removeprefix(prefix), medians[name]
+
+
+def _print_tables(results: dict[int, Samples], args: argparse.Namespace) -> None:
+    print(
+        f"{platform.machine()}, medians of {args.rounds} interleaved rounds, batch {BATCH}, "
+        f"{args.in_flight} batch in flight, {args.megabytes} MiB a measure; GB/s"
+    )
+    print()
+    print("| blocks | plain TCP (best chunk) | raw read (best depth) | raw write (best depth) |")
+    print("|---|---|---|---|")
+    for size, samples in results.items():
+        cells = [
+            f"{speed / 1e9:.2f} ({name.strip()})"
+            for name, speed in (_best(samples, p) for p in ("tcp ", "read depth ", "write depth "))
+        ]
+        print(f"| {size // MIB} MiB | {' | '.join(cells)} |")
+    print()
+    print("| blocks | path | GB/s | of TCP | of the device | of the lower limit | served from |")
+    print("|---|---|---|---|---|---|---|")
+    for size, samples in results.items():
+        for path in ("put dram", "get dram", "put flash", "get flash"):
+            print(_row(size, path, samples))
+
+
+def _row(size: int, path: str, samples: Samples) -> str:
+    speed = statistics.median(samples[path])
+    tcp = _best(samples, "tcp ")[1]
+    device = _best(samples, "read depth " if path.startswith("get") else "write depth ")[1]
+    lower = min(tcp, device) if path.endswith("flash") else tcp
+    of_device = f"{speed / device:.2f}" if path.endswith("flash") else "-"
+    share = samples.get(f"{path.removeprefix('get ')} share") if path.startswith("get") else None
+    served = f"{statistics.median(share):.0%} {path.split()[1]}" if share else "-"
+    return (
+        f"| {size // MIB} MiB | {path} | {speed / 1e9:.2f} | {speed / tcp:.2f} | {of_device} "
+        f"| {speed / lower:.2f} | {served} |"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"… {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,63 @@
+"""`memkv`: one command for nodes and blocks.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage or configuration, 3 a miss (the block is not there).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from memkv_nixl import __version__
+from memkv_nixl._errors import ConfigError, MemKVError, MissError, UsageError
+from memkv_nixl.cli import _blocks, _node, _status
+from memkv_nixl.cli._output import Output
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_MISS = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = _parser().parse_args(argv)
+    output = Output(as_json=args.json)
+    try:
+        return int(args.run(args, output) or EXIT_OK)
+    except MissError as error:
+        output.error(error)
+        return EXIT_MISS
+    except (ConfigError, UsageError) as error:
+        output.error(error)
+        return EXIT_USAGE
+    except MemKVError as error:
+        output.error(error)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output is gone; let the interpreter close quietly.
+        with contextlib.suppress(OSError):
+            sys.stderr.close()
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="memkv",
+        description="MemKV-NIXL: a shared, flash-backed tier for the KV cache of LLM inference.",
+        epilog="Settings come from --config (or MEMKV_CONFIG), MEMKV_… variables and flags, "
+        "the later wins.",
+    )
+    parser.add_argument("--version", action="version", version=f"memkv {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    common.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    _node.add_commands(commands, common)
+    _blocks.add_commands(commands, common)
+    _status.add_commands(commands, common)
+    return parser

@@ -1,0 +1,99 @@
+"""`memkv node serve`: a store node on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from memkv_nixl._config import NodeSettings, load_settings
+from memkv_nixl._errors import ConfigError, InternalError
+from memkv_nixl.cli._output import Output
+
+_SIZES = {
+    "capacity": "of a file to make or grow (default: as large as the device is)",
+    "dram": "memory for blocks (default: memkvd's)",
+    "segment_bytes": "size of a segment of the log (default: chosen from the capacity)",
+}
+_TEXTS = {
+    "device": "a raw block device, or a file",
+    "listen": "HOST:PORT (default: 127.0.0.1:9900)",
+    "advertise": "the address clients know this node by",
+    "log_level": "debug, info, warning or error",
+}
+_NUMBERS = {
+    "weight": "share of the pool's blocks, relative to other nodes",
+    "hands": "threads that move bytes (default: chosen from the cores)",
+    "rewrite_percent": "of a segment that may be kept when it is reclaimed",
+    "index_flush_ms": "how long index records may wait for the device",
+}
+_SWITCHES = {
+    "format": "overwrite whatever the device holds",
+    "buffered": "do without O_DIRECT where the file system has none",
+    "insecure": "listen beyond loopback without tokens and encryption",
+}
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds node serve."""
+    node = commands.add_parser("node", help="run a store node")
+    actions = node.add_subparsers(dest="action", required=True, metavar="ACTION")
+    serve = actions.add_parser(
+        "serve",
+        parents=[common],
+        help="serve blocks from a device until SIGTERM",
+        epilog="With --json, one line with the address when it serves, and JSON logs.",
+    )
+    for group, kind in ((_SIZES, "SIZE"), (_TEXTS, "TEXT"), (_NUMBERS, "N")):
+        for name, text in group.items():
+            serve.add_argument(f"--{name.replace('_', '-')}", metavar=kind, help=text)
+    for name, text in _SWITCHES.items():
+        serve.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace, output: Output) -> None:
+    names = [*_SIZES, *_TEXTS, *_NUMBERS, *_SWITCHES]
+    given = {name: getattr(args, name) for name in names}
+    settings = load_settings({"node": given}, config=args.config).node
+    if settings.device is None:
+        raise ConfigError(
+            "no device is named: give --device PATH (a raw block device, or a file with "
+            "--capacity), set MEMKV_NODE_DEVICE, or write `node: {device: …}` into the "
+            "configuration file"
+        )
+    binary = memkvd_path()
+    flags = memkvd_flags(settings)
+    if output.as_json:
+        flags += ["--ready-fd", "1"]
+        if "--log-json" not in flags:
+            flags.append("--log-json")
+    sys.stdout.flush()
+    # The daemon takes this process's place: signals and the exit code are its own.
+    os.execv(binary, [str(binary), *flags])  # noqa: S606 - no shell is wanted
+
+
+def memkvd_path() -> Path:
+    """The daemon that belongs to this package."""
+    path = Path(__file__).resolve().parent.parent / "_bin" / "memkvd"
+    if not os.access(path, os.X_OK):
+        raise InternalError(
+            f"{path} is missing: in a checkout run ./dev build, else install memkv-nixl again"
+        )
+    return path
+
+
+def memkvd_flags(settings: NodeSettings) -> list[str]:
+    """The daemon's flags for these settings."""
+    flags: list[str] = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        name = f"--{field.name.replace('_', '-')}"
+        if value is True:
+            flags.append(name)
+        elif value is not None and value is not False:
+            flags += [name, str(value)]
+    return flags

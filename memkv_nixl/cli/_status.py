@@ -1,0 +1,73 @@
+"""`memkv status`: what each node says of itself."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from memkv_nixl._errors import MemKVError
+from memkv_nixl._sizes import format_size
+from memkv_nixl.cli._output import Output, table
+from memkv_nixl.cli._pool import Pool, open_pool, pool_flags
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds status."""
+    status = commands.add_parser(
+        "status", parents=[common, pool_flags()], help="what each node says of itself"
+    )
+    status.set_defaults(run=_status)
+
+
+def _status(args: argparse.Namespace, output: Output) -> int:
+    with open_pool(args) as pool:
+        rows = [_ask(pool, i, address) for i, address in enumerate(pool.settings.nodes)]
+    output.answer({"nodes": rows}, _human(rows))
+    return 0 if all(row["reachable"] for row in rows) else 1
+
+
+def _ask(pool: Pool, index: int, address: str) -> dict[str, Any]:
+    try:
+        text = pool.client.stat(index, pool.settings.timeout_ms)
+    except MemKVError as error:
+        return {"address": address, "reachable": False, "code": error.code, "error": str(error)}
+    return {"address": address, "reachable": True, "stats": parse_stats(text)}
+
+
+def parse_stats(text: str) -> dict[str, int | float | str]:
+    """Lines of `name value` as a mapping; numbers become numbers."""
+    stats: dict[str, int | float | str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        stats[name] = _number(value)
+    return stats
+
+
+def _number(text: str) -> int | float | str:
+    if re.fullmatch(r"\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"\d+\.\d+", text) else text
+
+
+def _human(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        if not row["reachable"]:
+            lines.append([row["address"], row["code"], "-", "-", "-", "-"])
+            continue
+        stats = row["stats"]
+        gets = stats["gets"]
+        hits = stats["hits_dram"] + stats["hits_flash"]
+        lines.append(
+            [
+                row["address"],
+                "serving",
+                str(stats["blocks"]),
+                f"{format_size(stats['block_bytes'])} of {format_size(stats['capacity_bytes'])}",
+                format_size(stats["arena_bytes"]),
+                f"{hits / gets:.1%} of {gets}" if gets else "no gets yet",
+            ]
+        )
+    out = table(["NODE", "STATE", "BLOCKS", "FLASH", "DRAM", "HITS"], lines)
+    return out + [f"{row['address']}: {row['error']}" for row in rows if not row["reachable"]]

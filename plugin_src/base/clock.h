@@ -1,0 +1,20 @@
+// Clock: where time comes from. It is passed in, so that a simulation owns it.
+#pragma once
+
+#include <cstdint>
+
+namespace memkv {
+
+inline constexpr std::uint64_t kNsPerMs = 1'000'000;
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  // Nanoseconds on a clock that never goes back; its zero has no meaning. Thread: any.
+  [[nodiscard]] virtual std::uint64_t now_ns() const = 0;
+};
+
+// The machine's monotonic clock. Thread: any.
+[[nodiscard]] Clock& system_clock();
+
+}  // namespace memkv

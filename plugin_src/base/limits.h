@@ -1,0 +1,67 @@
+// Every limit of the store in one place. At a limit the answer is a clear status; nothing grows
+// without bound. A number that appears in a format (docs/formats) is marked (format): changing it
+// is a new format version.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace memkv {
+
+inline constexpr std::uint64_t kKiB = 1024;
+inline constexpr std::uint64_t kMiB = 1024 * kKiB;
+inline constexpr std::uint64_t kGiB = 1024 * kMiB;
+
+// blocks and keys
+inline constexpr std::uint64_t kBlockBytesMax = 64 * kMiB;  // (format)
+inline constexpr std::size_t kKeyBytesMax = 512;            // (format)
+inline constexpr std::uint32_t kUnitBytesMin =
+    64 * 1024;  // (format) the smallest unit that has a CRC of its own
+inline constexpr std::size_t kUnitsMax = 512;  // (format)
+
+// frames
+inline constexpr std::uint32_t kBodyBytesMax = 1024 * 1024;   // (format) one frame's body
+inline constexpr std::uint32_t kDataBytesMax = 256 * 1024;    // (format) payload of one DATA frame
+inline constexpr std::uint32_t kBodyBytesBeforeHello = 4096;  // what a stranger may send
+inline constexpr std::uint32_t kItemsMax = 16384;             // (format) keys in one MATCH or DROP
+inline constexpr std::uint32_t kBatchMax = 4096;              // (format) blocks in one PUT or GET
+inline constexpr std::size_t kTokenBytesMax = 2048;           // (format)
+inline constexpr std::size_t kTextBytesMax = 1024;            // (format) a sentence in a frame
+
+// one step of a hand
+inline constexpr std::size_t kSliceBytes = 256 * 1024;
+
+// a node
+inline constexpr std::size_t kPeersMax = 1024;
+inline constexpr std::size_t kRequestsPerPeerMax = 256;
+inline constexpr std::size_t kItemsPerPeerMax = 2 * kBatchMax;  // blocks a peer may have queued
+inline constexpr std::uint64_t kGetBytesInFlightPerPeer = 64 * kMiB;  // pinned for one peer
+inline constexpr std::uint64_t kPutBytesGrantedPerPeer =
+    128 * kMiB;  // granted and not yet committed
+inline constexpr std::uint64_t kReplyBytesQueuedPerPeer =
+    16 * kMiB;  // frames waiting for a peer that does not read
+inline constexpr std::uint64_t kHelloDeadlineMs = 2000;
+inline constexpr std::uint64_t kPeerStallMs =
+    15'000;  // a peer that owes bytes and moves none is dropped
+inline constexpr std::size_t kHandsMax = 64;
+inline constexpr std::size_t kMatchKeysPerSlice = 1024;
+
+// the engine
+inline constexpr std::uint64_t kPageBytes = 4096;            // (format) what flash is addressed in
+inline constexpr std::uint64_t kArenaPageBytes = 64 * 1024;  // what DRAM is handed out in
+inline constexpr std::uint64_t kSegmentBytesMax = kGiB;      // (format)
+inline constexpr std::uint64_t kSegmentBytesMin =
+    128 * kMiB;  // of a real device; a test may ask for less
+inline constexpr std::uint32_t kSegmentsMin = 4;
+inline constexpr std::uint64_t kDeviceBytesMin = kSegmentsMin * kSegmentBytesMin;
+inline constexpr std::uint64_t kArenaBytesMin = 256 * kMiB;
+inline constexpr std::uint32_t kDeviceQueueDepth = 64;
+
+// a client
+inline constexpr std::size_t kSeedsMax = 1024;
+inline constexpr std::uint64_t kTimeoutMsDefault = 5000;
+inline constexpr std::uint64_t kConnectTimeoutMs = 1000;
+inline constexpr std::uint64_t kBackoffMsMin = 20;
+inline constexpr std::uint64_t kBackoffMsMax = 2000;
+
+}  // namespace memkv

@@ -1,0 +1,31 @@
+// Mutants: bugs that the simulation must find.
+//
+// A simulator that cannot find a known bug proves nothing. In a testing build each of these can be
+// switched on by name; in a build that ships, mutant() is the constant false and the code around it
+// is the code.
+#pragma once
+
+#include <string_view>
+
+namespace memkv {
+
+enum class Mutant : unsigned char {
+  none,
+  skip_key_compare,     // a block is served by its fingerprint alone
+  skip_tenant_compare,  // the tenant is left out of fingerprint and identity
+  skip_crc_on_read,     // neither the node nor the client looks at the CRCs of what was read
+  publish_early,        // a block is visible before the writer's CRCs were compared
+  ignore_generation,    // what an earlier life of a segment left behind is believed
+};
+
+#if defined(MEMKV_TESTING)
+[[nodiscard]] bool mutant(Mutant which);  // Thread: any.
+void set_mutant(Mutant which);            // Thread: before any store or client is opened.
+[[nodiscard]] Mutant mutant_by_name(std::string_view name);  // none for a name that is none
+#else
+[[nodiscard]] constexpr bool mutant(Mutant) {
+  return false;
+}
+#endif
+
+}  // namespace memkv

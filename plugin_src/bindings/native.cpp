@@ -1,0 +1,402 @@
+// memkv_nixl._native: the client as Python sees it, and nothing else.
+//
+// What it does: turns Python lists of keys and buffers into one request, keeps every buffer
+// exported until the request is quiet, and lets go of the GIL wherever it waits. What it refuses to
+// do: policy, retries, naming; that is Python's (memkv_nixl.agent, memkv_nixl.cli).
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/crc32c.h"
+#include "base/fingerprint.h"
+#include "bindings/buffers.h"
+#include "client/client.h"
+#include "client/placement.h"
+#include "wire/wire.h"
+
+namespace nb = nanobind;
+
+namespace memkv::python {
+namespace {
+
+[[noreturn]] void raise(const Status& status) {
+  const nb::object error = nb::module_::import_("memkv_nixl._errors")
+                               .attr("error_from_code")(static_cast<int>(status.code), status.text);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+  throw nb::python_error();
+}
+
+[[noreturn]] void raise_usage(const std::string& text) {
+  raise(Status(Code::invalid, text));
+}
+
+// A request and everything of Python's that it reads or writes. Quiet before its buffers are let
+// go.
+class PyRequest {
+ public:
+  PyRequest(std::shared_ptr<Client> client, std::vector<std::string> texts,
+            std::vector<Buffer> buffers)
+      : client_(std::move(client)), texts_(std::move(texts)), buffers_(std::move(buffers)) {}
+  ~PyRequest() {
+    const nb::gil_scoped_release unlocked;
+    request_.reset();
+    client_.reset();
+  }
+  PyRequest(const PyRequest&) = delete;
+  PyRequest& operator=(const PyRequest&) = delete;
+
+  void begin(std::unique_ptr<Request> request) { request_ = std::move(request); }
+  [[nodiscard]] Client& client() { return *client_; }
+  [[nodiscard]] std::span<const Buffer> buffers() const { return buffers_; }
+
+  [[nodiscard]] bool done() const { return request_->done(); }
+  [[nodiscard]] bool wait(std::uint64_t timeout_ms) {
+    const nb::gil_scoped_release unlocked;
+    return request_->wait(timeout_ms);
+  }
+  void cancel() { request_->cancel(); }
+
+  [[nodiscard]] std::vector<int> codes() const {
+    need_done();
+    std::vector<int> out;
+    for (const Code code : request_->codes()) out.push_back(static_cast<int>(code));
+    return out;
+  }
+  [[nodiscard]] std::vector<std::tuple<int, int, std::uint32_t>> matches() const {
+    need_done();
+    std::vector<std::tuple<int, int, std::uint32_t>> out;
+    for (const Match& match : request_->matches()) {
+      out.emplace_back(static_cast<int>(match.code), static_cast<int>(match.where), match.length);
+    }
+    return out;
+  }
+
+ private:
+  void need_done() const {
+    if (!request_->done()) raise_usage("the request is not over yet: wait() for it first");
+  }
+
+  std::shared_ptr<Client> client_;
+  std::vector<std::string>
+      texts_;  // keys and groups, owned here because requests only refer to them
+  std::vector<Buffer> buffers_;
+  std::unique_ptr<Request> request_;
+};
+
+std::span<const std::byte> view(const std::string& text) {
+  return as_bytes_of(text);
+}
+
+Namespace space_of(const nb::bytes& id, std::uint32_t generation) {
+  Namespace space;
+  if (id.size() != space.id.size()) raise_usage("a namespace id has 16 bytes");
+  std::memcpy(space.id.data(), id.c_str(), space.id.size());
+  space.generation = generation;
+  return space;
+}
+
+using Texts = std::vector<nb::bytes>;
+using Numbers = std::vector<std::uint32_t>;
+
+void need_as_many(std::size_t got, std::size_t keys, const char* what) {
+  if (got != 0 && got != keys) {
+    raise_usage(std::string(what) + ": " + std::to_string(got) + " given for " +
+                std::to_string(keys) + " keys");
+  }
+}
+
+std::uint32_t number_at(const Numbers& numbers, std::size_t i) {
+  return numbers.empty() ? 0 : numbers[i];
+}
+
+// Keys first, then groups: one vector that never moves again.
+std::vector<std::string> own_texts(const Texts& keys, const Texts& groups) {
+  need_as_many(groups.size(), keys.size(), "groups");
+  std::vector<std::string> out;
+  out.reserve(keys.size() + groups.size());
+  for (const nb::bytes& key : keys) out.emplace_back(key.c_str(), key.size());
+  for (const nb::bytes& group : groups) out.emplace_back(group.c_str(), group.size());
+  return out;
+}
+
+// The views of one request's keys and groups.
+class Names {
+ public:
+  explicit Names(const std::vector<std::string>& texts, std::size_t keys, bool grouped)
+      : texts_(texts), keys_(keys), grouped_(grouped) {}
+  [[nodiscard]] std::size_t size() const { return keys_; }
+  [[nodiscard]] std::span<const std::byte> key(std::size_t i) const { return view(texts_[i]); }
+  [[nodiscard]] std::span<const std::byte> group(std::size_t i) const {
+    return grouped_ ? view(texts_[keys_ + i]) : std::span<const std::byte>{};
+  }
+
+ private:
+  const std::vector<std::string>& texts_;
+  std::size_t keys_;
+  bool grouped_;
+};
+
+class PyClient {
+ public:
+  PyClient(std::vector<std::string> nodes, const nb::bytes& token, std::string name,
+           std::uint64_t timeout_ms) {
+    ClientOptions options;
+    options.nodes = std::move(nodes);
+    const auto* first = reinterpret_cast<const std::byte*>(token.c_str());
+    options.token.assign(first, first + token.size());
+    options.name = std::move(name);
+    options.timeout_ms = timeout_ms;
+    Result<std::unique_ptr<Client>> client = fail(Code::internal);
+    {
+      const nb::gil_scoped_release unlocked;
+      client = Client::open(options);
+    }
+    if (!client) raise(client.error());
+    client_ = std::move(*client);
+  }
+  ~PyClient() { close(); }
+  PyClient(const PyClient&) = delete;
+  PyClient& operator=(const PyClient&) = delete;
+
+  std::unique_ptr<PyRequest> put(const nb::bytes& space, const Texts& keys,
+                                 const std::vector<nb::object>& blocks, const Texts& groups,
+                                 const Numbers& depths, const Numbers& costs,
+                                 std::uint32_t generation, std::uint64_t timeout_ms) {
+    if (blocks.size() != keys.size()) raise_usage("as many buffers as keys are needed");
+    need_as_many(depths.size(), keys.size(), "depths");
+    need_as_many(costs.size(), keys.size(), "recompute_costs");
+    std::vector<std::string> texts = own_texts(keys, groups);
+    const Names names(texts, keys.size(), !groups.empty());
+    std::vector<Buffer> buffers = export_all(blocks, false);
+    std::vector<PutBlock> items(keys.size());
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      items[i] = {.key = names.key(i),
+                  .group = names.group(i),
+                  .bytes = buffers[i].bytes(),
+                  .depth = number_at(depths, i),
+                  .recompute_cost = number_at(costs, i)};
+    }
+    const Namespace where = space_of(space, generation);
+    return begin(std::move(texts), std::move(buffers),
+                 [&](Client& client) { return client.put(where, items, timeout_ms); });
+  }
+
+  std::unique_ptr<PyRequest> get(const nb::bytes& space, const Texts& keys,
+                                 const std::vector<nb::object>& targets, const Texts& groups,
+                                 const Numbers& offsets, std::uint32_t generation,
+                                 std::uint64_t timeout_ms) {
+    if (targets.size() != keys.size()) raise_usage("as many buffers as keys are needed");
+    need_as_many(offsets.size(), keys.size(), "offsets");
+    std::vector<std::string> texts = own_texts(keys, groups);
+    const Names names(texts, keys.size(), !groups.empty());
+    std::vector<Buffer> buffers = export_all(targets, true);
+    std::vector<GetBlock> items(keys.size());
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      items[i] = {.key = names.key(i),
+                  .group = names.group(i),
+                  .offset = number_at(offsets, i),
+                  .target = buffers[i].writable_bytes()};
+    }
+    const Namespace where = space_of(space, generation);
+    return begin(std::move(texts), std::move(buffers),
+                 [&](Client& client) { return client.get(where, items, timeout_ms); });
+  }
+
+  std::unique_ptr<PyRequest> match(const nb::bytes& space, const Texts& keys, const Texts& groups,
+                                   std::uint32_t generation, std::uint32_t hold_ms,
+                                   std::uint64_t timeout_ms) {
+    const Namespace where = space_of(space, generation);
+    return begin_named(keys, groups, [&](Client& client, std::span<const NamedBlock> items) {
+      return client.match(where, items, hold_ms, timeout_ms);
+    });
+  }
+
+  std::unique_ptr<PyRequest> drop(const nb::bytes& space, const Texts& keys, const Texts& groups,
+                                  std::uint32_t generation, std::uint64_t timeout_ms) {
+    const Namespace where = space_of(space, generation);
+    return begin_named(keys, groups, [&](Client& client, std::span<const NamedBlock> items) {
+      return client.drop(where, items, timeout_ms);
+    });
+  }
+
+  std::string stat(std::size_t node, std::uint64_t timeout_ms) {
+    struct Answer {
+      std::mutex mutex;
+      std::condition_variable came;
+      std::optional<Result<std::string>> text;
+    };
+    const auto answer = std::make_shared<Answer>();
+    const std::shared_ptr<Client> client = open_client();
+    {
+      const nb::gil_scoped_release unlocked;
+      client->stat(node, timeout_ms, [answer](Result<std::string> text) {
+        const std::lock_guard lock(answer->mutex);
+        answer->text = std::move(text);
+        answer->came.notify_all();
+      });
+      std::unique_lock lock(answer->mutex);
+      answer->came.wait(lock, [&] { return answer->text.has_value(); });
+    }
+    if (!*answer->text) raise(answer->text->error());
+    return **answer->text;
+  }
+
+  nb::list health() {
+    nb::list out;
+    for (const NodeHealth& node : open_client()->health()) {
+      nb::dict row;
+      row["address"] = node.address;
+      row["node"] = node.node;
+      row["connected"] = node.connected;
+      row["breaker_open"] = node.breaker_open;
+      row["boot"] = node.boot;
+      row["failures"] = node.failures;
+      row["last_error"] = node.last_error;
+      out.append(row);
+    }
+    return out;
+  }
+
+  nb::dict stats() {
+    const ClientStats stats = open_client()->stats();
+    nb::dict out;
+    out["puts"] = stats.puts;
+    out["gets"] = stats.gets;
+    out["matches"] = stats.matches;
+    out["drops"] = stats.drops;
+    out["put_ok"] = stats.put_ok;
+    out["put_exists"] = stats.put_exists;
+    out["get_ok"] = stats.get_ok;
+    out["get_misses"] = stats.get_misses;
+    out["corrupt"] = stats.corrupt;
+    out["timeouts"] = stats.timeouts;
+    out["unreachable"] = stats.unreachable;
+    out["bytes_put"] = stats.bytes_put;
+    out["bytes_got"] = stats.bytes_got;
+    out["reconnects"] = stats.reconnects;
+    return out;
+  }
+
+  void close() {
+    const nb::gil_scoped_release unlocked;
+    client_.reset();
+  }
+
+ private:
+  std::shared_ptr<Client> open_client() {
+    if (!client_) raise_usage("the client is closed");
+    return client_;
+  }
+
+  template <typename Begin>
+  std::unique_ptr<PyRequest> begin(std::vector<std::string> texts, std::vector<Buffer> buffers,
+                                   Begin&& submit) {
+    auto request = std::make_unique<PyRequest>(open_client(), std::move(texts), std::move(buffers));
+    std::unique_ptr<Request> under_way;
+    {
+      const nb::gil_scoped_release unlocked;
+      under_way = submit(request->client());
+    }
+    request->begin(std::move(under_way));
+    return request;
+  }
+
+  template <typename Submit>
+  std::unique_ptr<PyRequest> begin_named(const Texts& keys, const Texts& groups, Submit&& submit) {
+    std::vector<std::string> texts = own_texts(keys, groups);
+    const Names names(texts, keys.size(), !groups.empty());
+    std::vector<NamedBlock> items(keys.size());
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      items[i] = {.key = names.key(i), .group = names.group(i)};
+    }
+    return begin(std::move(texts), {}, [&](Client& client) { return submit(client, items); });
+  }
+
+  std::shared_ptr<Client> client_;
+};
+
+std::pair<std::uint64_t, std::uint64_t> group_of(const nb::bytes& space, const nb::bytes& group) {
+  const Namespace where = space_of(space, 0);
+  const Fingerprint print =
+      group_fingerprint(where.id, std::as_bytes(std::span(group.c_str(), group.size())));
+  return {print.high, print.low};
+}
+
+std::optional<std::size_t> place_of(
+    std::pair<std::uint64_t, std::uint64_t> group,
+    const std::vector<std::pair<std::uint64_t, std::uint32_t>>& nodes) {
+  std::vector<PlacementNode> list;
+  for (const auto& [id, weight] : nodes) list.push_back({.id = id, .weight = weight});
+  return place({.high = group.first, .low = group.second}, list);
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  module.doc() = "The native client of MemKV-NIXL; memkv_nixl's own modules are the public face.";
+  module.attr("KEY_BYTES_MAX") = kKeyBytesMax;
+  module.attr("BLOCK_BYTES_MAX") = kBlockBytesMax;
+  module.attr("WIRE_VERSION") = wire::kVersionMax;
+
+  nb::class_<PyRequest>(module, "Request",
+                        "A request under way; dropping it cancels it and waits until it is quiet.")
+      .def_prop_ro("done", &PyRequest::done, "True when every block has a code.")
+      .def("wait", &PyRequest::wait, nb::arg("timeout_ms"),
+           "Waits at most so long, without the GIL; True when the request is over.")
+      .def("cancel", &PyRequest::cancel, "Asks it to end soon; wait() still has to be called.")
+      .def("codes", &PyRequest::codes, "A code's number per block, in the order given.")
+      .def("matches", &PyRequest::matches,
+           "Of a match: (code, where, length) per block; where is 0 absent, 1 flash, 2 dram.");
+
+  nb::class_<PyClient>(module, "Client", "One pool of store nodes. Safe from any thread.")
+      .def(nb::init<std::vector<std::string>, nb::bytes, std::string, std::uint64_t>(),
+           nb::arg("nodes"), nb::kw_only(), nb::arg("token") = nb::bytes("", 0),
+           nb::arg("name") = "memkv", nb::arg("timeout_ms") = 0)
+      .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
+           nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
+           nb::arg("recompute_costs") = Numbers(), nb::arg("generation") = 0,
+           nb::arg("timeout_ms") = 0, "Puts whole blocks out of any contiguous buffers.")
+      .def("get", &PyClient::get, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
+           nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("offsets") = Numbers(),
+           nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
+           "Fills writable contiguous buffers with exactly their length of bytes.")
+      .def("match", &PyClient::match, nb::arg("namespace"), nb::arg("keys"), nb::kw_only(),
+           nb::arg("groups") = Texts(), nb::arg("generation") = 0, nb::arg("hold_ms") = 0,
+           nb::arg("timeout_ms") = 0, "Which of these blocks are there?")
+      .def("drop", &PyClient::drop, nb::arg("namespace"), nb::arg("keys"), nb::kw_only(),
+           nb::arg("groups") = Texts(), nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
+           "Takes blocks out; ok means that no restart brings them back.")
+      .def("stat", &PyClient::stat, nb::arg("node"), nb::arg("timeout_ms"),
+           "One node's numbers: lines of `name value`.")
+      .def("health", &PyClient::health, "A dict per node: address, connected, breaker_open, …")
+      .def("stats", &PyClient::stats, "What this client did, as a dict of numbers.")
+      .def("close", &PyClient::close,
+           "Lets go; requests under way keep the connections until they end.");
+
+  module.def(
+      "crc32c",
+      [](const nb::object& data, std::uint32_t seed) {
+        const Buffer buffer(data, false);
+        const nb::gil_scoped_release unlocked;
+        return crc32c(buffer.bytes(), seed);
+      },
+      nb::arg("data"), nb::arg("seed") = 0, "CRC32C of a contiguous buffer.");
+  module.def("group_fingerprint", &group_of, nb::arg("namespace"), nb::arg("group"),
+             "(high, low) of a group's place.");
+  module.def("node_id_of", &node_id_of, nb::arg("address"),
+             "The id that placement knows a node by.");
+  module.def("place", &place_of, nb::arg("group"), nb::arg("nodes"),
+             "The index of the (id, weight) that a group belongs to, or None.");
+}
+
+}  // namespace memkv::python

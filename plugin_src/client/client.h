@@ -1,0 +1,153 @@
+// Client: one pool of store nodes seen from an engine's process; the one header of the client.
+//
+// A request names many blocks; each has its own status. Blocks are spread over the nodes by their
+// group (placement.h), each node's part goes out at once, and the request is over when every block
+// has a status or the deadline has passed. A node that does not answer costs its blocks, never the
+// others': they are `unreachable` at once while its breaker is open, `timeout` at the deadline.
+//
+// Never a wrong byte: `ok` for a get means that every byte in the caller's memory was checked
+// against the writer's CRCs and belongs to one incarnation of the block. With any other status the
+// memory is unspecified.
+//
+// The caller's memory (keys, buffers, status arrays) stays valid until the request is over; once
+// `finished` is called or wait() returned true, no byte of it is read or written any more, also
+// after a timeout or a cancel.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/executor.h"
+#include "base/identity.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "base/stream.h"
+
+namespace memkv {
+
+struct ClientOptions {
+  std::vector<std::string> nodes;  // "host:port"; the same spelling everywhere, placement hashes it
+  std::vector<std::byte> token;    // empty: the built-in tenant
+  std::string name = "memkv";      // for the nodes' logs
+  std::uint64_t timeout_ms = 0;    // 0: kTimeoutMsDefault; of a request unless it brings its own
+};
+
+// What stands in for the world; a simulation brings its own.
+struct ClientWorld {
+  Executor& executor;
+  Network& network;
+  Random& random;
+};
+
+struct PutBlock {
+  std::span<const std::byte> key;
+  std::span<const std::byte> group;  // empty: the key is its own group
+  std::span<const std::byte> bytes;  // the whole block
+  std::uint32_t depth = 0;
+  std::uint32_t recompute_cost = 0;
+};
+struct GetBlock {
+  std::span<const std::byte> key;
+  std::span<const std::byte> group;
+  std::uint32_t offset = 0;
+  std::span<std::byte> target;  // exactly so many bytes are read from `offset` on
+};
+struct NamedBlock {
+  std::span<const std::byte> key;
+  std::span<const std::byte> group;
+};
+enum class Where : std::uint8_t { absent = 0, flash = 1, dram = 2 };
+struct Match {
+  Code code = Code::unreachable;  // ok: the node answered (also when absent); else why it did not
+  Where where = Where::absent;
+  std::uint32_t length = 0;
+};
+
+struct NodeHealth {
+  std::string address;
+  std::uint64_t node = 0;
+  bool connected = false;
+  bool breaker_open = false;
+  std::uint64_t boot = 0;
+  std::uint64_t failures = 0;  // connections lost or refused
+  std::string
+      last_error;  // the sentence that goes with the last failure; empty when there was none
+};
+struct ClientStats {
+  std::uint64_t puts = 0, gets = 0, matches = 0, drops = 0;  // blocks asked for
+  std::uint64_t put_ok = 0, put_exists = 0, get_ok = 0, get_misses = 0, corrupt = 0, timeouts = 0,
+                unreachable = 0;
+  std::uint64_t bytes_put = 0, bytes_got = 0, reconnects = 0;
+};
+
+// One request under way. Thread: any. Destroying it cancels it and waits until it is quiet.
+class Request {
+ public:
+  virtual ~Request() = default;
+  [[nodiscard]] virtual bool done() const = 0;
+  // Waits until the request is over, at most `timeout_ms`; true when it is. Not on the mind's
+  // thread.
+  [[nodiscard]] virtual bool wait(std::uint64_t timeout_ms) = 0;
+  // Asks it to end soon: what is not over becomes `cancelled`. `finished` still comes.
+  virtual void cancel() = 0;
+  // Per block, in the order given; to be read when done().
+  [[nodiscard]] virtual std::span<const Code> codes() const = 0;
+  [[nodiscard]] virtual std::span<const Match> matches() const = 0;  // of a match only
+};
+
+using Finished = std::move_only_function<void()>;  // on the mind's thread, once, when the request
+                                                   // is over; must not block
+
+class Client {
+ public:
+  // Over a given world (its executor's mind runs everything). Connects in the background.
+  // Statuses: invalid (no nodes, too many, one twice, an address that is none).
+  [[nodiscard]] static Result<std::unique_ptr<Client>> open(const ClientOptions& options,
+                                                            const ClientWorld& world);
+  // With an event loop and a thread of its own, over TCP.
+  [[nodiscard]] static Result<std::unique_ptr<Client>> open(const ClientOptions& options);
+
+  // Ends every request (cancelled), closes the links. In a given world: when the executor will run
+  // nothing more, or after close().
+  virtual ~Client() = default;
+  // Cancels every request and closes the links; `closed` comes on the mind when nothing of it is
+  // left to run.
+  virtual void close(std::move_only_function<void()> closed) = 0;
+
+  // Thread: any, for all four. The request is refused as a whole by codes of `invalid` /
+  // `too_large` per block (a key of 0 or 513 bytes, an empty or too long block); other blocks go
+  // on. `timeout_ms` 0: the client's. `finished` may be empty.
+  [[nodiscard]] virtual std::unique_ptr<Request> put(const Namespace& space,
+                                                     std::span<const PutBlock> blocks,
+                                                     std::uint64_t timeout_ms = 0,
+                                                     Finished finished = {}) = 0;
+  [[nodiscard]] virtual std::unique_ptr<Request> get(const Namespace& space,
+                                                     std::span<const GetBlock> blocks,
+                                                     std::uint64_t timeout_ms = 0,
+                                                     Finished finished = {}) = 0;
+  [[nodiscard]] virtual std::unique_ptr<Request> match(const Namespace& space,
+                                                       std::span<const NamedBlock> blocks,
+                                                       std::uint32_t hold_ms = 0,
+                                                       std::uint64_t timeout_ms = 0,
+                                                       Finished finished = {}) = 0;
+  [[nodiscard]] virtual std::unique_ptr<Request> drop(const Namespace& space,
+                                                      std::span<const NamedBlock> blocks,
+                                                      std::uint64_t timeout_ms = 0,
+                                                      Finished finished = {}) = 0;
+
+  // Asks one node (an index into `nodes`) for its STAT text; `got` comes on the mind. Thread: any.
+  virtual void stat(std::size_t node, std::uint64_t timeout_ms,
+                    std::move_only_function<void(Result<std::string>)> got) = 0;
+
+  // Thread: any.
+  [[nodiscard]] virtual std::vector<NodeHealth> health() const = 0;
+  [[nodiscard]] virtual ClientStats stats() const = 0;
+};
+
+}  // namespace memkv

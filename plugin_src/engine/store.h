@@ -1,0 +1,141 @@
+// Store: blocks in, blocks out; the one header of the engine.
+//
+// A block lands in the arena, is visible when all its bytes are there and agree with the writer's
+// CRCs, goes to the log of segments on the device (docs/formats/segment.md), and is served from the
+// arena or the device. The store may lose a block; it never hands out other bytes than those put
+// under the whole identity (tenant, namespace, drop generation, key).
+//
+// Thread: the mind, for every call and every callback. A callback always comes from a later task,
+// never from inside the call that asked for it. Offsets and lengths are bytes of the block.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/arena.h"
+#include "base/executor.h"
+#include "base/identity.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "device/device.h"
+
+namespace memkv {
+
+struct StoreOptions {
+  bool format = false;  // overwrite whatever the device holds
+  std::uint64_t segment_bytes =
+      0;  // 0: chosen from the capacity; only tests ask for less than kSegmentBytesMin
+  std::uint64_t index_entries_max = 0;  // 0: chosen from the capacity
+  std::uint64_t index_flush_ms = 50;    // a group of index records waits at most so long
+  std::uint32_t rewrite_percent =
+      12;  // of a segment's bytes that may move to the tail when it is reclaimed
+  std::uint32_t fingerprint_bits = 128;  // fewer only in tests, to make fingerprints collide
+};
+
+struct Found {
+  bool present = false;
+  bool in_dram = false;
+  std::uint32_t length = 0;
+};
+
+using PutId = std::uint64_t;
+struct Grant {
+  PutId put = 0;
+  std::vector<iovec> pieces;  // arena memory for exactly the block's bytes, in order; the caller's
+                              // to fill until commit or abort
+};
+
+using GetId = std::uint64_t;
+struct Pinned {
+  GetId get = 0;
+  std::uint64_t incarnation = 0;
+  std::uint32_t block_length = 0;
+  std::uint32_t first_unit = 0;
+  std::vector<iovec>
+      pieces;  // the whole units that cover the range, verified, in order; unchanged until end_get
+  std::span<const std::uint32_t> crcs;  // the writer's, one a unit; live until end_get
+};
+
+struct StoreStats {
+  std::uint64_t boot = 0;
+  std::uint64_t capacity_bytes = 0, arena_bytes = 0, segment_bytes = 0, segments = 0,
+                segments_free = 0;
+  std::uint64_t blocks = 0, block_bytes = 0, dram_blocks = 0, dirty_bytes = 0;
+  std::uint64_t puts = 0, puts_exist = 0, puts_conflict = 0, puts_busy = 0, puts_rejected = 0,
+                puts_aborted = 0;
+  std::uint64_t gets = 0, hits_dram = 0, hits_flash = 0, misses = 0, corrupt = 0, foreign = 0;
+  std::uint64_t evicted_blocks = 0, rewritten_blocks = 0, lost_blocks = 0, dropped_blocks = 0;
+  std::uint64_t device_bytes_written = 0, device_bytes_read = 0, device_errors = 0;
+  std::uint64_t recovered_blocks = 0, recovery_ms = 0, puts_waiting = 0, gets_waiting = 0;
+};
+
+class Store {
+ public:
+  // Reads what the device holds and opens it, or formats it when it is blank or `format` is set.
+  // Statuses, each with the sentence that helps: invalid (the device holds something else, belongs
+  // to a newer format, is too small, or the arena is), device_error.
+  static void open(const StoreOptions& options, Device& device, Arena& arena, Executor& executor,
+                   Random& random,
+                   std::move_only_function<void(Result<std::unique_ptr<Store>>)> opened);
+
+  // Without close() it is a crash as far as the device can tell. Callbacks that have not come do
+  // not come.
+  virtual ~Store() = default;
+
+  // Refuses new work (shutdown), writes what is only in DRAM and the index, then calls `closed`.
+  virtual void close(std::move_only_function<void(Result<void>)> closed) = 0;
+
+  // Is the block here? Advisory (fingerprints only), touches what it finds, and with `hold_ms`
+  // keeps it from eviction for that long where it can.
+  [[nodiscard]] virtual Found match(const BlockId& id, std::uint64_t hold_ms) = 0;
+
+  // Asks for a place for a new block. Copies `id`. `granted` gets the memory, perhaps after a wait
+  // for other blocks to reach the device, or: exists, conflict, busy (its first put is in flight),
+  // invalid (key or length of 0 or too long), no_space (larger than a segment or the arena can
+  // take), shutdown.
+  virtual PutId begin_put(const BlockId& id, std::uint32_t length, const BlockTraits& traits,
+                          std::move_only_function<void(Result<Grant>)> granted) = 0;
+
+  // Publishes a granted block when the CRCs of what arrived are the writer's; gives its
+  // incarnation. Either way the put is over. Statuses: corrupt (they differ), invalid (their number
+  // is wrong).
+  [[nodiscard]] virtual Result<std::uint64_t> commit_put(
+      PutId put, std::span<const std::uint32_t> arrived,
+      std::span<const std::uint32_t> written) = 0;
+
+  // Ends a put that was granted or still waits; its callback does not come any more. The caller no
+  // longer touches the memory.
+  virtual void abort_put(PutId put) = 0;
+
+  // Brings the units that cover [offset, offset + length) into DRAM, verified, and pins them.
+  // Statuses: not_found (also: not yours, being put, just failed a check), corrupt (failed its
+  // check now and was taken out), invalid (range outside of the block; the sentence has the
+  // length), device_error, shutdown.
+  virtual GetId begin_get(const BlockId& id, std::uint32_t offset, std::uint32_t length,
+                          std::move_only_function<void(Result<Pinned>)> got) = 0;
+
+  // Unpins; before `got` has come it cancels, and `got` does not come any more.
+  virtual void end_get(GetId get) = 0;
+
+  // Takes a block out. When `dropped` says ok, no restart brings it back. Statuses: ok, not_found,
+  // busy (being put), device_error.
+  virtual void drop(const BlockId& id, std::move_only_function<void(Code)> dropped) = 0;
+
+  // A reader found this incarnation's bytes wrong: it is verified here, on every copy, and taken
+  // out if they are.
+  virtual void report(const BlockId& id, std::uint64_t incarnation) = 0;
+
+  [[nodiscard]] virtual StoreStats stats() const = 0;
+
+  // A nudge from whoever wants to wait until the store is at rest (tests, benchmarks): `clean`
+  // comes when nothing is dirty.
+  virtual void when_clean(std::move_only_function<void()> clean) = 0;
+};
+
+}  // namespace memkv

@@ -1,0 +1,60 @@
+// Server: a store node's face to its peers. Speaks docs/formats/wire.md over any Network, on top of
+// a Store.
+//
+// Every peer is bounded (limits.h): requests, blocks and bytes in flight, frames it has not read.
+// Over a bound it waits where waiting is the protocol's way (no grant yet, no GET_BLOCK yet), else
+// it is refused with `busy`. A peer that owes bytes and moves none for kPeerStallMs, that is not
+// welcome within kHelloDeadlineMs, or that breaks the protocol, is told why (REFUSE 0) and dropped;
+// whatever it had begun is undone. No peer's slowness delays another: each moves one slice a turn.
+//
+// Thread: the mind.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/executor.h"
+#include "base/identity.h"
+#include "base/random.h"
+#include "base/result.h"
+#include "base/stream.h"
+#include "engine/store.h"
+
+namespace memkv {
+
+// Who is behind a token? The tenant, or denied. The default knows one tenant, kDefaultTenant, for
+// the empty token.
+using Authenticator = std::function<Result<TenantId>(std::span<const std::byte> token,
+                                                     std::span<const std::byte> proof,
+                                                     std::span<const std::byte> nonce)>;
+[[nodiscard]] Authenticator open_authenticator();
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:0";
+  std::string advertise;  // the address clients know this node by; empty: the one it listens on
+  std::uint32_t weight = 100;
+  Authenticator authenticate = open_authenticator();
+};
+
+class Server {
+ public:
+  // Listens. Statuses: invalid, unreachable.
+  [[nodiscard]] static Result<std::unique_ptr<Server>> start(ServerOptions options, Store& store,
+                                                             Network& network, Executor& executor,
+                                                             Random& random);
+  virtual ~Server() =
+      default;  // after stop()'s `stopped`, or when its executor will run nothing more
+
+  // The address really bound.
+  [[nodiscard]] virtual std::string address() const = 0;
+  // Takes no new peers, lets begun requests end until `grace_ms`, closes every link, then calls
+  // `stopped`. The store is untouched.
+  virtual void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) = 0;
+  // What STAT answers: lines of `name value`, the store's numbers among them.
+  [[nodiscard]] virtual std::string stats_text() const = 0;
+};
+
+}  // namespace memkv
