@@ -11,6 +11,7 @@ timeout) is one failed test, and so is a stage that failed without a failed test
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ class Counts:
         self.skipped += other.skipped
 
 
-def one_line(text: str | None) -> str:
-    return " ".join((text or "no reason given").split())
+def reason(text: str | None) -> str:
+    """The reason of a skip on one line, without the place in the source that gtest puts before it."""
+    return " ".join(re.sub(r"^\S+:\d+\n", "", text or "no reason given").split())
 
 
 def count_cases(path: Path) -> Counts:
@@ -42,7 +44,7 @@ def count_cases(path: Path) -> Counts:
         if case.find("failure") is not None or case.find("error") is not None:
             counts.failed.append(name)
         elif skipped is not None:
-            counts.skipped.append(f"{name}: {one_line(skipped.get('message'))}")
+            counts.skipped.append(f"{name}: {reason(skipped.get('message'))}")
         elif case.get("status") == "notrun":
             counts.skipped.append(f"{name}: disabled in its source")
         else:
@@ -93,12 +95,14 @@ def main() -> int:
     for name, status, seconds, reports in rows:
         counts = count_folder(Path(reports)) if reports else Counts()
         if status != 0 and not counts.failed:
-            counts.failed.append(f"stage {name} (exit status {status})")
+            counts.failed.append(f"exit status {status}")
         result = "ok" if status == 0 and not counts.failed else "FAILED"
         numbers = f"{counts.passed:>7} {len(counts.failed):>7} {len(counts.skipped):>8}"
         if not reports:
             numbers = ""
         print(f"{name:<24} {result:<7} {seconds:>5} s {numbers}".rstrip())
+        counts.skipped = [f"{name}: {test}" for test in counts.skipped]
+        counts.failed = [f"{name}: {test}" for test in counts.failed]
         total.add(counts)
     for reports in args.reports:
         total.add(count_folder(Path(reports)))

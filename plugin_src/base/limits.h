@@ -26,7 +26,11 @@ inline constexpr std::uint32_t kBodyBytesBeforeHello = 4096;  // what a stranger
 inline constexpr std::uint32_t kItemsMax = 16384;             // (format) keys in one MATCH or DROP
 inline constexpr std::uint32_t kBatchMax = 4096;              // (format) blocks in one PUT or GET
 inline constexpr std::size_t kTokenBytesMax = 2048;           // (format)
+inline constexpr std::size_t kProofBytesMax = 512;            // (format)
 inline constexpr std::size_t kTextBytesMax = 1024;            // (format) a sentence in a frame
+inline constexpr std::size_t kNameBytesMax = 64;              // (format) who a peer says it is
+inline constexpr std::size_t kAddressBytesMax = 256;          // (format)
+inline constexpr std::uint32_t kNodesMax = 1024;              // (format) nodes in one map
 
 // one step of a hand
 inline constexpr std::size_t kSliceBytes = 256 * 1024;

@@ -11,10 +11,9 @@ namespace {
 
 // One range on its way in: whole units, of which the caller wants a part.
 struct Incoming {
-  Incoming(std::uint32_t block_length, std::uint32_t unit, std::uint64_t begin, std::uint64_t stop)
-      : length(block_length), next(begin), end(stop), arrived(unit, stop - begin) {}
+  Incoming(std::uint32_t unit, std::uint64_t begin, std::uint64_t stop)
+      : next(begin), end(stop), arrived(unit, stop - begin) {}
 
-  std::uint32_t length;  // of the block
   std::uint64_t next;    // in the block: where the next DATA begins
   std::uint64_t end;     // in the block: where the last unit ends
   UnitCrcs arrived;
@@ -71,7 +70,7 @@ Result<void> GetFlight::begin_landing(FlightDeck& deck, const wire::GetBlock& bl
     return fail(Code::protocol, "GET_BLOCK's units are not those that cover the range");
   }
   auto incoming = std::make_unique<Incoming>(
-      block.block_length, unit, first * unit,
+      unit, first * unit,
       std::min<std::uint64_t>((first + units) * unit, block.block_length));
   incoming->written.resize(units);
   wire::load_crcs(block.crcs, incoming->written);

@@ -1,6 +1,8 @@
-// BlockFile: the descriptor under a device: a raw block device or a preallocated file, opened, locked and measured.
+// BlockFile: the descriptor under a device: a raw block device or a preallocated file, opened,
+// locked and measured.
 //
-// Everything that can be wrong with the path a person gave is found and said here; io_uring comes afterwards.
+// Everything that can be wrong with the path a person gave is found and said here; io_uring comes
+// afterwards.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +35,8 @@ struct BlockFile {
   std::uint64_t io_bytes_max = 0;    // of one operation; a multiple of kPageBytes
 };
 
-// Statuses: invalid, busy, no_space, device_error, unsupported, each with the sentence that helps. A file that was made for this call and
-// then could not be preallocated is removed again.
+// Statuses: invalid, busy, no_space, device_error, unsupported, each with the sentence that helps.
+// A file that was made for this call and then could not be preallocated is removed again.
 [[nodiscard]] Result<BlockFile> open_block_file(const DeviceOptions& options);
 
 // "512 MiB", "1.5 GiB", "4097 bytes": sizes as a person reads them.

@@ -1,10 +1,11 @@
-// The device of a real node: a BlockFile behind an io_uring whose completions wake the event loop through an eventfd.
+// The device of a real node: a BlockFile behind an io_uring whose completions wake the event loop
+// through an eventfd.
 //
-// An operation is cut into parts of at most io_bytes_max and kPartPieces pieces. Parts take one of kDeviceQueueDepth slots;
-// operations wait for slots in the order they came. The first part that fails is the operation's failure; parts that have
-// not been submitted by then never are.
-#include <limits.h>
+// An operation is cut into parts of at most io_bytes_max and kPartPieces pieces. Parts take one of
+// kDeviceQueueDepth slots; operations wait for slots in the order they came. The first part that
+// fails is the operation's failure; parts that have not been submitted by then never are.
 #include <liburing.h>
+#include <limits.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -34,9 +35,12 @@ enum class Kind : std::uint8_t { read, write, flush };
 
 [[nodiscard]] const char* name_of(Kind kind) {
   switch (kind) {
-    case Kind::read: return "read";
-    case Kind::write: return "write";
-    case Kind::flush: break;
+    case Kind::read:
+      return "read";
+    case Kind::write:
+      return "write";
+    case Kind::flush:
+      break;
   }
   return "flush";
 }
@@ -70,7 +74,8 @@ struct Slot {
 class UringDevice final : public Device {
  public:
   UringDevice(BlockFile file, EventLoop& loop) : file_(std::move(file)), loop_(loop) {
-    for (std::uint32_t i = 0; i < kDeviceQueueDepth; ++i) free_slots_.push_back(kDeviceQueueDepth - 1 - i);
+    for (std::uint32_t i = 0; i < kDeviceQueueDepth; ++i)
+      free_slots_.push_back(kDeviceQueueDepth - 1 - i);
   }
   ~UringDevice() override;
   [[nodiscard]] Result<void> start();
@@ -99,8 +104,8 @@ class UringDevice final : public Device {
   void on_event();
   void reap(std::vector<std::shared_ptr<Operation>>& over);
   void complete(Slot& slot, int moved);
-  [[nodiscard]] Status failure(const Operation& operation, std::uint64_t offset, std::uint64_t bytes,
-                               const std::string& why) const;
+  [[nodiscard]] Status failure(const Operation& operation, std::uint64_t offset,
+                               std::uint64_t bytes, const std::string& why) const;
   void deliver(std::vector<std::shared_ptr<Operation>> over);
 
   BlockFile file_;
@@ -113,10 +118,12 @@ class UringDevice final : public Device {
 
   std::array<Slot, kDeviceQueueDepth> slots_;
   std::vector<std::uint32_t> free_slots_;
-  std::deque<std::shared_ptr<Operation>> waiting_;   // reads and writes with bytes that are in no part yet
-  std::deque<std::shared_ptr<Operation>> flushes_;   // wait for the writes before them
-  std::set<std::uint64_t> unfinished_writes_;        // by number
-  std::vector<std::shared_ptr<Operation>> refused_;  // over without a part; delivered by a task of their own
+  std::deque<std::shared_ptr<Operation>>
+      waiting_;  // reads and writes with bytes that are in no part yet
+  std::deque<std::shared_ptr<Operation>> flushes_;  // wait for the writes before them
+  std::set<std::uint64_t> unfinished_writes_;       // by number
+  std::vector<std::shared_ptr<Operation>>
+      refused_;  // over without a part; delivered by a task of their own
   std::uint64_t next_number_ = 1;
   std::size_t in_flight_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
@@ -125,15 +132,17 @@ class UringDevice final : public Device {
 [[nodiscard]] Status setup_failed(int error) {
   const std::string word = errno_text(error);
   if (error == EPERM || error == ENOSYS || error == EACCES) {
-    return {Code::unsupported,
-            "io_uring is not allowed here (" + word +
-                "). In a container, its seccomp profile must allow io_uring_setup, io_uring_enter and "
-                "io_uring_register (Docker: --security-opt seccomp=PROFILE.json; Kubernetes: "
-                "securityContext.seccompProfile); on the host, kernel.io_uring_disabled must be 0 and "
-                "the kernel 5.10 or newer"};
+    return {
+        Code::unsupported,
+        "io_uring is not allowed here (" + word +
+            "). In a container, its seccomp profile must allow io_uring_setup, io_uring_enter and "
+            "io_uring_register (Docker: --security-opt seccomp=PROFILE.json; Kubernetes: "
+            "securityContext.seccompProfile); on the host, kernel.io_uring_disabled must be 0 and "
+            "the kernel 5.10 or newer"};
   }
   if (error == ENOMEM) {
-    return {Code::unsupported, "io_uring got no memory (" + word + "): raise the limit of locked memory (ulimit -l)"};
+    return {Code::unsupported,
+            "io_uring got no memory (" + word + "): raise the limit of locked memory (ulimit -l)"};
   }
   return {Code::device_error, "io_uring cannot be set up: " + word};
 }
@@ -144,17 +153,19 @@ Result<void> UringDevice::start() {
   }
   ring_open_ = true;
   event_ = Descriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (event_.get() < 0) return fail(Code::device_error, "no eventfd for io_uring: " + errno_text(errno));
+  if (event_.get() < 0)
+    return fail(Code::device_error, "no eventfd for io_uring: " + errno_text(errno));
   if (const int result = ::io_uring_register_eventfd(&ring_, event_.get()); result < 0) {
     return fail(setup_failed(-result));
   }
-  if (auto watched = loop_.watch(event_.get(), EPOLLIN, [this](unsigned) { on_event(); }); !watched) return watched;
+  if (auto watched = loop_.watch(event_.get(), EPOLLIN, [this](unsigned) { on_event(); }); !watched)
+    return watched;
   watching_ = true;
   return {};
 }
 
-// The kernel may be moving bytes into memory that others are about to free: whatever is submitted is waited for, its
-// callbacks are not called.
+// The kernel may be moving bytes into memory that others are about to free: whatever is submitted
+// is waited for, its callbacks are not called.
 UringDevice::~UringDevice() {
   if (watching_) loop_.unwatch(event_.get());
   loop_.cancel(retry_);
@@ -163,7 +174,8 @@ UringDevice::~UringDevice() {
     io_uring_cqe* cqe = nullptr;
     const int result = ::io_uring_submit_and_wait(&ring_, 1);
     if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) {
-      log(LogLevel::error, "'" + file_.path + "' did not finish its last operations: " + errno_text(-result));
+      log(LogLevel::error,
+          "'" + file_.path + "' did not finish its last operations: " + errno_text(-result));
       break;
     }
     while (::io_uring_peek_cqe(&ring_, &cqe) == 0) {
@@ -174,7 +186,8 @@ UringDevice::~UringDevice() {
   ::io_uring_queue_exit(&ring_);
 }
 
-void UringDevice::begin(Kind kind, std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done) {
+void UringDevice::begin(Kind kind, std::uint64_t offset, std::vector<iovec> pieces,
+                        DeviceDone done) {
   auto operation = std::make_shared<Operation>();
   operation->kind = kind;
   operation->number = next_number_++;
@@ -188,8 +201,9 @@ void UringDevice::begin(Kind kind, std::uint64_t offset, std::vector<iovec> piec
   if (empty || !inside(offset, operation->bytes)) {
     // Never handed to the kernel: a write past the end would make a file longer.
     if (!empty) {
-      operation->result = fail(failure(*operation, offset, operation->bytes,
-                                       "lies outside of its " + std::to_string(file_.capacity_bytes) + " bytes"));
+      operation->result =
+          fail(failure(*operation, offset, operation->bytes,
+                       "lies outside of its " + std::to_string(file_.capacity_bytes) + " bytes"));
     }
     refused_.push_back(std::move(operation));
     if (refused_.size() == 1) {
@@ -213,9 +227,12 @@ void UringDevice::pump() {
     prepared = true;
   }
   while (!free_slots_.empty() && !waiting_.empty()) {
-    cut_part(waiting_.front());
-    if (waiting_.front()->all_cut()) waiting_.pop_front();
-    prepared = true;
+    const auto operation = waiting_.front();
+    if (!operation->all_cut()) {
+      cut_part(operation);
+      prepared = true;
+    }
+    if (operation->all_cut()) waiting_.pop_front();
   }
   if (prepared) submit();
 }
@@ -231,7 +248,6 @@ Slot& UringDevice::take_slot(const std::shared_ptr<Operation>& operation, io_uri
   slot.bytes = 0;
   slot.pieces.clear();
   ++operation->parts_in_flight;
-  sqe->user_data = index;
   return slot;
 }
 
@@ -283,7 +299,8 @@ void UringDevice::submit() {
   } while (result == -EINTR);
   if ((result < 0 || ::io_uring_sq_ready(&ring_) > 0) && retry_ == 0) {
     // The kernel is short of something for a moment; what was not taken stays in the ring.
-    if (result < 0) log(LogLevel::warning, "'" + file_.path + "': io_uring took nothing: " + errno_text(-result));
+    if (result < 0)
+      log(LogLevel::warning, "'" + file_.path + "': io_uring took nothing: " + errno_text(-result));
     retry_ = loop_.after(kSubmitRetryNs, [this] {
       retry_ = 0;
       submit();
@@ -311,7 +328,8 @@ void UringDevice::reap(std::vector<std::shared_ptr<Operation>>& over) {
     auto operation = std::move(slot.operation);
     free_slots_.push_back(index);
     if (operation->parts_in_flight > 0 || !operation->all_cut()) continue;
-    // An operation that failed half-way may still wait at the head of the queue for its other parts.
+    // An operation that failed half-way may still wait at the head of the queue for its other
+    // parts.
     if (!waiting_.empty() && waiting_.front() == operation) waiting_.pop_front();
     if (operation->kind == Kind::write) unfinished_writes_.erase(operation->number);
     over.push_back(std::move(operation));
@@ -323,11 +341,13 @@ void UringDevice::complete(Slot& slot, int moved) {
   --operation.parts_in_flight;
   if (!operation.result) return;  // the first failure is the one that is told
   if (moved < 0) {
-    operation.result = fail(failure(operation, slot.offset, slot.bytes, "failed: " + errno_text(-moved)));
+    operation.result =
+        fail(failure(operation, slot.offset, slot.bytes, "failed: " + errno_text(-moved)));
   } else if (static_cast<std::uint64_t>(moved) != slot.bytes) {
     // Not resumed: a device that stops in the middle has a reason that the next read would hide.
-    operation.result = fail(failure(operation, slot.offset, slot.bytes,
-                                    "came up short: only " + std::to_string(moved) + " bytes were moved"));
+    operation.result =
+        fail(failure(operation, slot.offset, slot.bytes,
+                     "came up short: only " + std::to_string(moved) + " bytes were moved"));
   }
 }
 

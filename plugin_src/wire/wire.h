@@ -41,10 +41,6 @@ inline constexpr std::uint16_t kVersionMin = 1;
 inline constexpr std::uint16_t kVersionMax = 1;
 inline constexpr std::size_t kHeaderBytes = 32;
 inline constexpr std::size_t kDataBodyBytes = 8;
-inline constexpr std::size_t kNameBytesMax = 64;      // (format) HELLO's name, WELCOME's software
-inline constexpr std::size_t kProofBytesMax = 512;    // (format)
-inline constexpr std::size_t kAddressBytesMax = 256;  // (format)
-inline constexpr std::uint32_t kNodesMax = 1024;      // (format) in one MAP_REPLY
 inline constexpr std::uint32_t kAllItems = 0xffffffff;
 // A bit each in HELLO and WELCOME.
 inline constexpr std::uint32_t kTransportTcp = 1;

@@ -1,0 +1,105 @@
+#include "engine/index.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/check.h"
+
+namespace memkv::engine {
+namespace {
+
+constexpr std::uint64_t kEntriesPerShard = 16 * 1024;
+constexpr std::uint64_t kShardsMax = 64 * 1024;
+constexpr std::size_t kCellsMin = 16;
+
+// Where a fingerprint would like to lie; fingerprints are as good as random, except in tests with narrow ones.
+std::size_t home_of(const Fingerprint& print, std::size_t cells) { return print.low & (cells - 1); }
+
+// The cell of `print`, or the empty cell where it belongs. There always is an empty cell.
+std::size_t probe(const std::vector<Entry>& cells, const Fingerprint& print) {
+  std::size_t at = home_of(print, cells.size());
+  while (cells[at].length != 0 && cells[at].fingerprint != print) at = (at + 1) & (cells.size() - 1);
+  return at;
+}
+
+}  // namespace
+
+Index::Index(std::uint64_t entries_max) : entries_max_(entries_max) {
+  const std::uint64_t wanted = std::bit_ceil(entries_max / kEntriesPerShard + 1);
+  shards_.resize(std::min(wanted, kShardsMax));
+}
+
+Index::Shard& Index::shard_of(const Fingerprint& fingerprint) {
+  return shards_[fingerprint.high & (shards_.size() - 1)];
+}
+
+Entry* Index::find(const Fingerprint& fingerprint) {
+  Shard& shard = shard_of(fingerprint);
+  if (shard.cells.empty()) return nullptr;
+  Entry& cell = shard.cells[probe(shard.cells, fingerprint)];
+  return cell.length == 0 ? nullptr : &cell;
+}
+
+const Entry* Index::find(const Fingerprint& fingerprint) const {
+  return const_cast<Index*>(this)->find(fingerprint);
+}
+
+void Index::grow(Shard& shard) {
+  std::vector<Entry> cells(std::max(kCellsMin, shard.cells.size() * 2));
+  for (const Entry& entry : shard.cells) {
+    if (entry.length != 0) cells[probe(cells, entry.fingerprint)] = entry;
+  }
+  shard.cells = std::move(cells);
+}
+
+Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length) {
+  MEMKV_CHECK(length != 0, "a block has at least one byte");
+  Shard& shard = shard_of(fingerprint);
+  if ((shard.used + 1) * 4 > shard.cells.size() * 3) grow(shard);
+  Entry& cell = shard.cells[probe(shard.cells, fingerprint)];
+  if (cell.length == 0) {
+    cell = Entry{.fingerprint = fingerprint};
+    ++shard.used;
+    ++size_;
+  }
+  block_bytes_ += length;
+  block_bytes_ -= cell.length;
+  cell.length = length;
+  return cell;
+}
+
+bool Index::erase(const Fingerprint& fingerprint) {
+  Shard& shard = shard_of(fingerprint);
+  if (shard.cells.empty()) return false;
+  std::vector<Entry>& cells = shard.cells;
+  std::size_t hole = probe(cells, fingerprint);
+  if (cells[hole].length == 0) return false;
+  --shard.used;
+  --size_;
+  block_bytes_ -= cells[hole].length;
+  // Close the gap: what lies behind it and could not be found across it any more moves into it.
+  const std::size_t mask = cells.size() - 1;
+  for (std::size_t at = (hole + 1) & mask; cells[at].length != 0; at = (at + 1) & mask) {
+    const std::size_t home = home_of(cells[at].fingerprint, cells.size());
+    if (((at - home) & mask) >= ((at - hole) & mask)) {
+      cells[hole] = cells[at];
+      hole = at;
+    }
+  }
+  cells[hole] = Entry{};
+  return true;
+}
+
+void Index::clear() {
+  for (Shard& shard : shards_) shard = Shard{};
+  size_ = 0;
+  block_bytes_ = 0;
+}
+
+std::uint64_t Index::memory_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const Shard& shard : shards_) bytes += shard.cells.capacity() * sizeof(Entry);
+  return bytes;
+}
+
+}  // namespace memkv::engine

@@ -1,0 +1,70 @@
+// Index: where every block of the node is, by fingerprint. All of it is in RAM.
+//
+// Open addressing with linear probing in shards that grow one by one, so that no single insert moves more than a shard.
+// The order of everything follows from the calls alone. An Entry pointer lives until the next insert or erase.
+// Thread: the mind.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/fingerprint.h"
+
+namespace memkv::engine {
+
+inline constexpr std::uint32_t kNone = 0xffffffff;  // no segment, no resident
+
+struct Entry {
+  Fingerprint fingerprint;
+  std::uint64_t incarnation = 0;
+  std::uint64_t held_until_ns = 0;
+  std::uint32_t length = 0;  // 0: an empty cell of the table
+  std::uint32_t depth = 0;
+  std::uint32_t segment = kNone;  // kNone: not on flash (yet)
+  std::uint32_t page = 0;
+  std::uint32_t resident = kNone;  // its slot in Residents; kNone: not in DRAM
+  std::uint8_t read_failures = 0;  // in a row
+  bool hit = false;                // since it was written
+
+  [[nodiscard]] bool on_flash() const { return segment != kNone; }
+  [[nodiscard]] bool wanted(std::uint64_t now_ns) const { return hit || held_until_ns > now_ns; }
+};
+static_assert(sizeof(Entry) <= 64);
+
+class Index {
+ public:
+  explicit Index(std::uint64_t entries_max);
+
+  // nullptr when there is none.
+  [[nodiscard]] Entry* find(const Fingerprint& fingerprint);
+  [[nodiscard]] const Entry* find(const Fingerprint& fingerprint) const;
+  // The entry with this fingerprint, made when it was not there. `length` is at least 1. The caller looks at full() before.
+  Entry& insert(const Fingerprint& fingerprint, std::uint32_t length);
+  // True when it was there.
+  bool erase(const Fingerprint& fingerprint);
+  void clear();
+
+  [[nodiscard]] std::uint64_t size() const { return size_; }
+  [[nodiscard]] std::uint64_t entries_max() const { return entries_max_; }
+  [[nodiscard]] bool full() const { return size_ >= entries_max_; }
+  // Sum of the lengths of all blocks.
+  [[nodiscard]] std::uint64_t block_bytes() const { return block_bytes_; }
+  [[nodiscard]] std::uint64_t memory_bytes() const;
+
+ private:
+  struct Shard {
+    std::vector<Entry> cells;  // a power of two, or none
+    std::size_t used = 0;
+  };
+
+  [[nodiscard]] Shard& shard_of(const Fingerprint& fingerprint);
+  static void grow(Shard& shard);
+
+  std::vector<Shard> shards_;
+  std::uint64_t entries_max_;
+  std::uint64_t size_ = 0;
+  std::uint64_t block_bytes_ = 0;
+};
+
+}  // namespace memkv::engine
