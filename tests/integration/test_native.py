@@ -93,7 +93,7 @@ def test_wrong_calls_are_refused(client: Client) -> None:
         client.get(SPACE, [b"k"], [b"read only"])
     with pytest.raises(TypeError):
         client.put(SPACE, [b"k"], [3])
-    with pytest.raises(UsageError, match="no nodes|at least one node|nodes"):
+    with pytest.raises(UsageError, match="node"):
         Client([])
     for key in (b"", b"k" * 513):
         assert codes(client.put(SPACE, [key], [b"x"])) == ["invalid"]
@@ -155,13 +155,13 @@ def test_a_dead_node_costs_its_blocks_only(node: Node, tmp_path: Path) -> None:
     assert 10 < after.count("ok") < 54
     for key, target, code in zip(keys, targets, after, strict=True):
         assert code != "ok" or target == key * 100
-    assert [row["connected"] for row in client.health()][0] is True
+    assert client.health()[0]["connected"] is True
     client.close()
 
 
 def test_stat_of_nobody_is_unreachable() -> None:
     client = Client(["127.0.0.1:1"], timeout_ms=500)
-    with pytest.raises(UnreachableError, match="127.0.0.1:1"):
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1"):
         client.stat(0, 500)
     client.close()
 

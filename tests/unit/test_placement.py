@@ -1,4 +1,4 @@
-"""Placement in Python against its golden file, and the laws that docs/formats/placement.md promises."""
+"""Placement in Python against its golden file, and the laws its page promises."""
 
 from __future__ import annotations
 
