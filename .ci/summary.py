@@ -31,7 +31,7 @@ class Counts:
 
 
 def reason(text: str | None) -> str:
-    """The reason of a skip on one line, without the place in the source that gtest puts before it."""
+    """The reason of a skip on one line, without the place in the source that gtest names first."""
     return " ".join(re.sub(r"^\S+:\d+\n", "", text or "no reason given").split())
 
 
