@@ -49,6 +49,10 @@ inline constexpr std::uint64_t kPeerStallMs =
     15'000;  // a peer that owes bytes and moves none is dropped
 inline constexpr std::size_t kHandsMax = 64;
 inline constexpr std::size_t kMatchKeysPerSlice = 1024;
+inline constexpr std::size_t kBlocksPerSlice = 64;  // blocks of PUT or GET begun in one task
+inline constexpr std::uint64_t kRequestBytesPerPeerMax = 16 * kMiB;  // bodies of requests that are not over
+inline constexpr std::uint32_t kReportsPerPeerPerSecond = 64;        // each may cost a read; more are ignored
+inline constexpr std::size_t kPeersRefusedMax = 64;  // beyond kPeersMax, until they have heard why
 
 // the engine
 inline constexpr std::uint64_t kPageBytes = 4096;            // (format) what flash is addressed in
@@ -64,8 +68,12 @@ inline constexpr std::uint32_t kDeviceQueueDepth = 64;
 // a client
 inline constexpr std::size_t kSeedsMax = 1024;
 inline constexpr std::uint64_t kTimeoutMsDefault = 5000;
+inline constexpr std::uint64_t kTimeoutMsMax = 24 * 3600 * 1000;
 inline constexpr std::uint64_t kConnectTimeoutMs = 1000;
 inline constexpr std::uint64_t kBackoffMsMin = 20;
 inline constexpr std::uint64_t kBackoffMsMax = 2000;
+inline constexpr std::uint64_t kMuteMsMin = 200;          // a node may be silent that long
+inline constexpr unsigned kTimeoutsInRowMax = 3;          // then a node's breaker opens
+inline constexpr std::size_t kClientBlocksMax = 1 << 20;  // under way in one client
 
 }  // namespace memkv

@@ -17,6 +17,8 @@ void layout(Side& side, typename Side::template Of<Hello>& hello) {
   side.number(hello.session);
   side.text(hello.name);
 }
+static_assert(kVersionMin == 1 && kVersionMax == 1, "the sentences below name the versions");
+
 Verdict rule(const Hello& hello) {
   if (hello.version_min == 0 || hello.version_min > hello.version_max) {
     return {Code::protocol, "versions that are no range"};
@@ -25,8 +27,7 @@ Verdict rule(const Hello& hello) {
   if (hello.name.size() > kNameBytesMax) return {Code::too_large, "a name of more than 64 bytes"};
   if (!printable(hello.name)) return {Code::protocol, "a name that is not printable"};
   if (hello.version_min > kVersionMax || hello.version_max < kVersionMin) {
-    return {Code::unsupported,
-            "no version of the protocol is spoken by both sides; this side speaks 1"};
+    return {Code::unsupported, "no common version, this side speaks 1: update the older side"};
   }
   return {};
 }
@@ -40,8 +41,7 @@ void layout(Side& side, typename Side::template Of<Challenge>& challenge) {
 }
 Verdict rule(const Challenge& challenge) {
   if (challenge.version < kVersionMin || challenge.version > kVersionMax) {
-    return {Code::unsupported,
-            "a version of the protocol that this side does not speak; it speaks 1"};
+    return {Code::unsupported, "a version that was not offered, this side speaks 1"};
   }
   return {};
 }

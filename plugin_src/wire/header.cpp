@@ -75,6 +75,9 @@ Result<Header> decode_header(std::span<const std::byte, kHeaderBytes> in) {
     return refuse("frame",
                   {Code::protocol, "does not begin with MKV1: the peer speaks something else"});
   }
+  if (ByteReader(in.subspan<kHeaderCrcAt>()).u32() != crc32c(in.first<kHeaderCrcAt>())) {
+    return refuse("frame", {Code::protocol, "the header's CRC is wrong"});
+  }
   Header header;
   header.type = static_cast<Type>(reader.u8());
   reader.zeros(3);
@@ -82,10 +85,7 @@ Result<Header> decode_header(std::span<const std::byte, kHeaderBytes> in) {
   header.body_bytes = reader.u32();
   header.payload_bytes = reader.u32();
   header.body_crc = reader.u32();
-  if (reader.u32() != crc32c(in.first<kHeaderCrcAt>())) {
-    return refuse("frame", {Code::protocol, "the header's CRC is wrong"});
-  }
-  if (!reader.finished()) return refuse("frame", {Code::protocol, "a zero that is none"});
+  if (!reader.ok()) return refuse("frame", {Code::protocol, "a zero that is none"});
   if (const Verdict verdict = rule(header); !verdict.good()) {
     return refuse(type_name(header.type), verdict);
   }

@@ -155,10 +155,10 @@ struct GetBlock {
   std::uint32_t epoch = 0;
   std::uint32_t item = 0;
   Code code{};
-  std::uint64_t incarnation = 0;    // 0 unless ok
-  std::uint32_t block_length = 0;   // 0 unless ok, or invalid because the range leaves the block
-  std::uint32_t first_unit = 0;     // the payload is whole units: from this one (0 unless ok) …
-  std::span<const std::byte> crcs;  // … as many as there are CRCs here; empty unless ok
+  std::uint64_t incarnation = 0;      // 0 unless ok
+  std::uint32_t block_length = 0;     // 0 unless ok, or invalid because the range leaves the block
+  std::uint32_t first_unit = 0;       // the payload is whole units: from this one (0 unless ok) …
+  std::span<const std::byte> crcs{};  // … as many as there are CRCs here; empty unless ok
 };
 struct Report {
   Namespace space;

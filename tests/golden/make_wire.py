@@ -1,7 +1,8 @@
 """Makes tests/golden/wire/*.hex: one frame each, and one whole conversation.
 
-Run from the project's root: `python -m tests.golden.make_wire`. It is written from docs/formats/wire.md alone and shares no
-line with the C++ side, so that the two hold each other. Each line of a file is a field: its bytes in hex, then what it is.
+Run from the project's root: `python -m tests.golden.make_wire`. It is written from
+docs/formats/wire.md alone and shares no line with the C++ side, so that the two hold each other.
+Each line of a file is a field: its bytes in hex, then what it is.
 """
 
 from __future__ import annotations

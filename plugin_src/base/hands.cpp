@@ -1,0 +1,71 @@
+#include "base/hands.h"
+
+#include <pthread.h>
+
+#include <csignal>
+#include <utility>
+
+namespace memkv {
+
+std::thread start_quiet_thread(const char* name, std::function<void()> body) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // a thread begins with the mask of who starts it
+  std::thread thread(std::move(body));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_setname_np(thread.native_handle(), name);
+  return thread;
+}
+
+Hands::Hands(unsigned count, std::function<void(Task)> deliver) : deliver_(std::move(deliver)) {
+  threads_.reserve(count);
+  for (unsigned i = 0; i < count; ++i) {
+    threads_.push_back(start_quiet_thread("memkv-hand", [this] { serve(); }));
+  }
+}
+
+void Hands::give(Task job, Task done) {
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    queue_.push_back({std::move(job), std::move(done)});
+    wake = idle_ > 0;
+  }
+  if (wake) more_.notify_one();
+}
+
+void Hands::serve() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    while (queue_.empty() && !stopped_) {
+      ++idle_;
+      more_.wait(lock);
+      --idle_;
+    }
+    if (stopped_) return;
+    Work work = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    work.job();
+    work.job = nullptr;  // what the job held is gone before the mind hears of it
+    deliver_(std::move(work.done));
+    lock.lock();
+  }
+}
+
+void Hands::stop() {
+  std::deque<Work> never_done;
+  {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    never_done.swap(queue_);
+  }
+  more_.notify_all();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+}  // namespace memkv

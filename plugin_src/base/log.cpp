@@ -1,0 +1,67 @@
+#include "base/log.h"
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdio>
+#include <mutex>
+#include <utility>
+
+namespace memkv {
+namespace {
+
+std::atomic<LogLevel> least_level{LogLevel::info};
+
+struct Sink {
+  std::mutex mutex;
+  LogSink custom;
+};
+
+// Never destroyed: a thread may still log while the process exits.
+Sink& sink() {
+  static Sink* const kept = new Sink;
+  return *kept;
+}
+
+void to_standard_error(LogLevel level, std::string_view line) {
+  static constexpr std::array<std::string_view, 4> kNames = {"debug", "info", "warning", "error"};
+  std::string text = "memkv ";
+  text += kNames[static_cast<std::size_t>(level) % kNames.size()];
+  text += ": ";
+  text += line;
+  text += '\n';
+  std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+// Names and sentences of peers end up in lines; none of them may begin a line of its own.
+std::string one_line(std::string_view line) {
+  std::string out(line);
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return out;
+}
+
+}  // namespace
+
+void set_log_sink(LogSink custom) {
+  const std::lock_guard lock(sink().mutex);
+  sink().custom = std::move(custom);
+}
+
+void set_log_level(LogLevel least) {
+  least_level.store(least, std::memory_order_relaxed);
+}
+
+void log(LogLevel level, std::string_view line) {
+  if (level < least_level.load(std::memory_order_relaxed)) return;
+  const std::string clean = one_line(line);
+  const std::lock_guard lock(sink().mutex);
+  if (sink().custom) {
+    sink().custom(level, clean);
+  } else {
+    to_standard_error(level, clean);
+  }
+}
+
+}  // namespace memkv
