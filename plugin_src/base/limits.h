@@ -61,7 +61,8 @@ inline constexpr std::uint64_t kSegmentBytesMax = kGiB;      // (format)
 inline constexpr std::uint64_t kSegmentBytesMin =
     128 * kMiB;  // of a real device; a test may ask for less
 inline constexpr std::uint32_t kSegmentsMin = 4;
-inline constexpr std::uint64_t kDeviceBytesMin = kSegmentsMin * kSegmentBytesMin;
+inline constexpr std::uint64_t kDeviceBytesMin =
+    kSegmentsMin * kSegmentBytesMin + kMiB;  // the superblocks before the segments
 inline constexpr std::uint64_t kArenaBytesMin = 256 * kMiB;
 inline constexpr std::uint32_t kDeviceQueueDepth = 64;
 

@@ -1,0 +1,97 @@
+// Clock, random, log and result: the small things of base.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "base/result.h"
+
+namespace memkv {
+namespace {
+
+TEST(Clock, NeverGoesBack) {
+  std::uint64_t last = system_clock().now_ns();
+  for (int i = 0; i < 10'000; ++i) {
+    const std::uint64_t now = system_clock().now_ns();
+    ASSERT_GE(now, last);
+    last = now;
+  }
+}
+
+TEST(Random, OfASeedIsAlwaysTheSame) {
+  SeededRandom random(0);
+  EXPECT_EQ(random.next(), 0xe220a8397b1dcdafULL);  // SplitMix64's published numbers for seed 0
+  EXPECT_EQ(random.next(), 0x6e789e6aa1b965f4ULL);
+}
+
+TEST(Random, BelowStaysBelowAndReachesAll) {
+  SeededRandom random(7);
+  std::set<std::uint64_t> seen;
+  for (int i = 0; i < 1000; ++i) seen.insert(random.below(10));
+  EXPECT_EQ(seen.size(), 10U);
+  EXPECT_EQ(*seen.rbegin(), 9U);
+  EXPECT_EQ(random.below(1), 0U);
+}
+
+TEST(Random, OfTheSystemDoesNotRepeat) {
+  std::set<std::uint64_t> seen;
+  for (int i = 0; i < 1000; ++i) seen.insert(system_random().next());
+  EXPECT_EQ(seen.size(), 1000U);
+}
+
+class LogTest : public testing::Test {
+ protected:
+  LogTest() {
+    set_log_sink(
+        [this](LogLevel level, std::string_view line) { lines.emplace_back(level, line); });
+  }
+  ~LogTest() override {
+    set_log_sink({});
+    set_log_level(LogLevel::info);
+  }
+  std::vector<std::pair<LogLevel, std::string>> lines;
+};
+
+TEST_F(LogTest, LinesReachTheSinkFromTheLeastLevelOn) {
+  log(LogLevel::debug, "too small");
+  log(LogLevel::info, "one");
+  set_log_level(LogLevel::error);
+  log(LogLevel::warning, "too small now");
+  log(LogLevel::error, "two");
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_EQ(lines[0], std::pair(LogLevel::info, std::string("one")));
+  EXPECT_EQ(lines[1], std::pair(LogLevel::error, std::string("two")));
+}
+
+TEST_F(LogTest, NobodyBeginsALineOfTheirOwnInsideAnother) {
+  log(LogLevel::info, "peer 'x\nmemkv error: all is lost\r\x1b[2J'");
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_EQ(lines[0].second, "peer 'x memkv error: all is lost  [2J'");
+}
+
+TEST(Log, GoesToStandardErrorWithoutASink) {
+  testing::internal::CaptureStderr();
+  log(LogLevel::warning, "the sentence");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "memkv warning: the sentence\n");
+}
+
+TEST(Status, SaysItsWordAndItsSentence) {
+  EXPECT_EQ(Status(Code::not_found).message(), "not_found");
+  EXPECT_EQ(Status(Code::conflict, "the sentence").message(), "conflict: the sentence");
+  EXPECT_TRUE(Status(Code::exists).good());
+  EXPECT_FALSE(Status(Code::busy).good());
+  std::set<std::string_view> words;
+  for (unsigned code = 0; code <= kCodeMax; ++code) {
+    words.insert(code_name(static_cast<Code>(code)));
+  }
+  EXPECT_EQ(words.size(), kCodeMax + 1U);
+  EXPECT_EQ(code_name(static_cast<Code>(kCodeMax + 1)), "unknown");
+}
+
+}  // namespace
+}  // namespace memkv
