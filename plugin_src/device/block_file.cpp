@@ -159,6 +159,7 @@ struct Place {
                 quoted(options.path) + " cannot be measured: " + errno_text(errno));
   }
   const auto length = static_cast<std::uint64_t>(found.st_size);
+  file.length_before = length;
   std::uint64_t capacity = options.capacity_bytes;
   if (capacity == 0) capacity = length;
   capacity -= capacity % kPageBytes;
@@ -174,6 +175,7 @@ struct Place {
                     "as it is, or delete it");
   }
   if (auto done = preallocate(file.fd.get(), options.path, found, capacity); !done) return done;
+  file.grown = capacity > length;
   file.capacity_bytes = capacity;
   file.io_bytes_max = kFileIoBytes;
   return {};
@@ -264,6 +266,16 @@ std::string size_text(std::uint64_t bytes) {
   return std::to_string(bytes) + " bytes";
 }
 
+void give_back(const BlockFile& file) {
+  if (file.created) {
+    ::unlink(file.path.c_str());
+  } else if (file.grown &&
+             ::ftruncate(file.fd.get(), static_cast<off_t>(file.length_before)) != 0) {
+    log(LogLevel::warning,
+        quoted(file.path) + " could not be brought back to its old length: " + errno_text(errno));
+  }
+}
+
 Result<BlockFile> open_block_file(const DeviceOptions& options) {
   auto place = look_at(options);
   if (!place) return fail(place.error());
@@ -273,11 +285,14 @@ Result<BlockFile> open_block_file(const DeviceOptions& options) {
     if (!place->there && fd.error().code == Code::unsupported) ::unlink(options.path.c_str());
     return fail(fd.error());
   }
-  BlockFile file{.fd = std::move(*fd), .path = options.path};
+  BlockFile file;
+  file.fd = std::move(*fd);
+  file.path = options.path;
+  file.created = !place->there;
   const auto measured =
       place->block ? measure_block_device(options, file) : measure_file(options, file);
   if (!measured) {
-    if (!place->there) ::unlink(options.path.c_str());
+    give_back(file);
     return fail(measured.error());
   }
   if (!options.direct) {

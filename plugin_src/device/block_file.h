@@ -33,7 +33,14 @@ struct BlockFile {
   std::string path;
   std::uint64_t capacity_bytes = 0;  // a multiple of kPageBytes
   std::uint64_t io_bytes_max = 0;    // of one operation; a multiple of kPageBytes
+  bool created = false;              // this open made the file,
+  std::uint64_t length_before = 0;   // or found it with this length,
+  bool grown = false;                // and made it longer
 };
+
+// Nothing was ever written: a file that this open made is removed, one that it grew gets its old
+// length back. So a file that turns out to be somebody else's is left as it was.
+void give_back(const BlockFile& file);
 
 // Statuses: invalid, busy, no_space, device_error, unsupported, each with the sentence that helps.
 // A file that was made for this call and then could not be preallocated is removed again.

@@ -114,6 +114,7 @@ class UringDevice final : public Device {
   bool ring_open_ = false;
   Descriptor event_;
   bool watching_ = false;
+  bool wrote_ = false;
   TimerId retry_ = 0;
 
   std::array<Slot, kDeviceQueueDepth> slots_;
@@ -169,6 +170,7 @@ Result<void> UringDevice::start() {
 UringDevice::~UringDevice() {
   if (watching_) loop_.unwatch(event_.get());
   loop_.cancel(retry_);
+  if (!wrote_) give_back(file_);
   if (!ring_open_) return;
   while (free_slots_.size() < kDeviceQueueDepth) {
     io_uring_cqe* cqe = nullptr;
@@ -213,7 +215,10 @@ void UringDevice::begin(Kind kind, std::uint64_t offset, std::vector<iovec> piec
     }
     return;
   }
-  if (kind == Kind::write) unfinished_writes_.insert(operation->number);
+  if (kind == Kind::write) {
+    wrote_ = true;
+    unfinished_writes_.insert(operation->number);
+  }
   (kind == Kind::flush ? flushes_ : waiting_).push_back(std::move(operation));
   pump();
 }
