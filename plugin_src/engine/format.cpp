@@ -26,7 +26,9 @@ ByteWriter begin(Page page, const Magic& magic) {
   return out;
 }
 
-void seal(Page page) { ByteWriter(page.subspan(kCrcAt)).u32(crc32c(page.first(kCrcAt))); }
+void seal(Page page) {
+  ByteWriter(page.subspan(kCrcAt)).u32(crc32c(page.first(kCrcAt)));
+}
 
 bool has_magic(ConstPage page, const Magic& magic) {
   return std::memcmp(page.data(), magic.data(), magic.size()) == 0;

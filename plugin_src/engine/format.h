@@ -1,9 +1,11 @@
-// What lies on the device, byte for byte as docs/formats/segment.md says: encoding and decoding of its pages, nothing else.
+// What lies on the device, byte for byte as docs/formats/segment.md says: encoding and decoding of
+// its pages, nothing else.
 //
-// Decoding trusts nothing: a page is valid or it is not, and a valid page's numbers are in their ranges. Pure; no allocation but for
-// keys and lists of CRCs. Thread: any.
+// Decoding trusts nothing: a page is valid or it is not, and a valid page's numbers are in their
+// ranges. Pure; no allocation but for keys and lists of CRCs. Thread: any.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -125,6 +127,14 @@ void encode(const IndexPage& from, Page page);
 // Pages of a whole block on flash: its header and its payload.
 [[nodiscard]] constexpr std::uint32_t block_pages(std::uint32_t length) {
   return 1 + static_cast<std::uint32_t>((std::uint64_t{length} + kPageBytes - 1) / kPageBytes);
+}
+// Bytes of `units` units of a block of `length` bytes, from `first` on; the block's last unit is
+// short.
+[[nodiscard]] constexpr std::uint64_t bytes_of_units(std::uint32_t length, std::uint32_t first,
+                                                     std::uint32_t units) {
+  const std::uint64_t unit = unit_bytes_of(length);
+  const std::uint64_t end = std::min<std::uint64_t>(length, (std::uint64_t{first} + units) * unit);
+  return units == 0 ? 0 : end - first * unit;
 }
 // The largest block that fits into a segment beside its header and one index page.
 [[nodiscard]] constexpr std::uint64_t block_bytes_max(std::uint64_t segment_bytes) {

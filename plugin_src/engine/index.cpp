@@ -12,13 +12,17 @@ constexpr std::uint64_t kEntriesPerShard = 16 * 1024;
 constexpr std::uint64_t kShardsMax = 64 * 1024;
 constexpr std::size_t kCellsMin = 16;
 
-// Where a fingerprint would like to lie; fingerprints are as good as random, except in tests with narrow ones.
-std::size_t home_of(const Fingerprint& print, std::size_t cells) { return print.low & (cells - 1); }
+// Where a fingerprint would like to lie; fingerprints are as good as random, except in tests with
+// narrow ones.
+std::size_t home_of(const Fingerprint& print, std::size_t cells) {
+  return print.low & (cells - 1);
+}
 
 // The cell of `print`, or the empty cell where it belongs. There always is an empty cell.
 std::size_t probe(const std::vector<Entry>& cells, const Fingerprint& print) {
   std::size_t at = home_of(print, cells.size());
-  while (cells[at].length != 0 && cells[at].fingerprint != print) at = (at + 1) & (cells.size() - 1);
+  while (cells[at].length != 0 && cells[at].fingerprint != print)
+    at = (at + 1) & (cells.size() - 1);
   return at;
 }
 

@@ -1,8 +1,8 @@
 // Index: where every block of the node is, by fingerprint. All of it is in RAM.
 //
-// Open addressing with linear probing in shards that grow one by one, so that no single insert moves more than a shard.
-// The order of everything follows from the calls alone. An Entry pointer lives until the next insert or erase.
-// Thread: the mind.
+// Open addressing with linear probing in shards that grow one by one, so that no single insert
+// moves more than a shard. The order of everything follows from the calls alone. An Entry pointer
+// lives until the next insert or erase. Thread: the mind.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,8 @@ class Index {
   // nullptr when there is none.
   [[nodiscard]] Entry* find(const Fingerprint& fingerprint);
   [[nodiscard]] const Entry* find(const Fingerprint& fingerprint) const;
-  // The entry with this fingerprint, made when it was not there. `length` is at least 1. The caller looks at full() before.
+  // The entry with this fingerprint, made when it was not there. `length` is at least 1. The caller
+  // looks at full() before.
   Entry& insert(const Fingerprint& fingerprint, std::uint32_t length);
   // True when it was there.
   bool erase(const Fingerprint& fingerprint);

@@ -1,7 +1,7 @@
 // Pages: hands out the arena's memory in pages of kArenaPageBytes, neighbours where it can.
 //
-// Free memory is kept as runs of neighbouring pages that grow together again when they meet. A block gets the smallest run that holds
-// it; when none does, the largest runs. Thread: the mind.
+// Free memory is kept as runs of neighbouring pages that grow together again when they meet. A
+// block gets the smallest run that holds it; when none does, the largest runs. Thread: the mind.
 #pragma once
 
 #include <sys/uio.h>
@@ -51,8 +51,8 @@ class Pages {
   void remove(PageRun run);
 
   std::span<std::byte> arena_;
-  std::map<std::uint32_t, std::uint32_t> by_place_;                 // first page → count
-  std::set<std::pair<std::uint32_t, std::uint32_t>> by_count_;      // (count, first page)
+  std::map<std::uint32_t, std::uint32_t> by_place_;             // first page → count
+  std::set<std::pair<std::uint32_t, std::uint32_t>> by_count_;  // (count, first page)
   std::uint32_t free_ = 0;
   std::uint32_t total_ = 0;
 };

@@ -1,0 +1,58 @@
+#include "engine/core.h"
+
+#include <utility>
+
+namespace memkv::engine {
+
+Core::Core(const StoreOptions& with, const Superblock& superblock, Index entries, Device& device,
+           Arena& arena, Executor& runs_on)
+    : options(with),
+      executor(runs_on),
+      super(superblock),
+      io(device, stats),
+      pages(arena.memory()),
+      index(std::move(entries)),
+      residents(pages, index),
+      log(runs_on, io, super, with.index_flush_ms, {[this] { nudge(); }, [this] { nudge(); }}),
+      next_incarnation((super.boot << 40) | 1),
+      next_generation((super.boot << 32) | 1) {}
+
+void Core::nudge() {
+  if (std::exchange(nudged_, true)) return;
+  post([this] {
+    nudged_ = false;
+    progress();
+  });
+}
+
+void Core::post(Task task) {
+  executor.post(guarded(std::move(task)));
+}
+
+Entry* Core::entry_of(const Fingerprint& print, std::uint64_t incarnation) {
+  Entry* entry = index.find(print);
+  return entry != nullptr && entry->incarnation == incarnation ? entry : nullptr;
+}
+
+Entry* Core::entry_at(const Fingerprint& print, std::uint32_t segment, std::uint32_t page) {
+  Entry* entry = index.find(print);
+  return entry != nullptr && entry->segment == segment && entry->page == page ? entry : nullptr;
+}
+
+void Core::forget(const Fingerprint& print) {
+  const Entry* entry = index.find(print);
+  if (entry == nullptr) return;
+  if (entry->resident != kNone) residents.kill(entry->resident);
+  index.erase(print);
+  nudge();
+}
+
+void Core::take_out(const Fingerprint& print) {
+  const Entry* entry = index.find(print);
+  if (entry == nullptr) return;
+  const std::uint64_t incarnation = entry->incarnation;
+  forget(print);
+  log.tombstone(print, incarnation, nullptr);
+}
+
+}  // namespace memkv::engine

@@ -1,0 +1,35 @@
+// Recovery: from the index pages on the device to the index in RAM. docs/formats/segment.md,
+// "Recovery".
+//
+// Thread: the mind. `done` comes from a later task.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/executor.h"
+#include "engine/device_io.h"
+#include "engine/format.h"
+#include "engine/index.h"
+#include "engine/segment_log.h"
+
+namespace memkv::engine {
+
+// A segment with records, to be adopted by the log.
+struct ClosedSegment {
+  std::uint32_t number = 0;
+  std::uint64_t generation = 0;
+  std::vector<Placed> blocks;
+};
+
+struct Recovered {
+  Index index;
+  std::vector<ClosedSegment> closed;  // by generation
+};
+
+// `io` outlives the call to `done`. Statuses: device_error.
+void recover(DeviceIo& io, const Superblock& super, std::uint64_t index_entries_max,
+             std::move_only_function<void(Result<Recovered>)> done);
+
+}  // namespace memkv::engine
