@@ -30,21 +30,21 @@ Asked ask(const Operation& operation, std::span<const std::uint32_t> items, std:
       return fill<wire::DropWriter>(wire::Type::drop, operation, items, count_max, memory,
                                     operation.space, key_of);
     case Operation::Kind::put:
-      return fill<wire::PutWriter>(
-          wire::Type::put, operation, items, count_max, memory, operation.space,
-          [](const Item& item) {
-            return wire::PutItem{.length = static_cast<std::uint32_t>(item.bytes.size()),
-                                 .traits = item.traits,
-                                 .key = item.key};
-          });
+      return fill<wire::PutWriter>(wire::Type::put, operation, items, count_max, memory,
+                                   operation.space, [](const Item& item) {
+                                     return wire::PutItem{
+                                         .length = static_cast<std::uint32_t>(item.bytes.size()),
+                                         .traits = item.traits,
+                                         .key = item.key};
+                                   });
     case Operation::Kind::get:
-      return fill<wire::GetWriter>(
-          wire::Type::get, operation, items, count_max, memory, operation.space,
-          [](const Item& item) {
-            return wire::GetItem{.offset = item.offset,
-                                 .length = static_cast<std::uint32_t>(item.target.size()),
-                                 .key = item.key};
-          });
+      return fill<wire::GetWriter>(wire::Type::get, operation, items, count_max, memory,
+                                   operation.space, [](const Item& item) {
+                                     return wire::GetItem{
+                                         .offset = item.offset,
+                                         .length = static_cast<std::uint32_t>(item.target.size()),
+                                         .key = item.key};
+                                   });
     case Operation::Kind::stat:
       break;
   }

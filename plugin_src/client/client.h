@@ -86,7 +86,9 @@ struct ClientStats {
   std::uint64_t bytes_put = 0, bytes_got = 0, reconnects = 0;
 };
 
-// One request under way. Thread: any. Destroying it cancels it and waits until it is quiet.
+// One request under way. Thread: any. Destroying it cancels it and, where the client has a thread
+// of its own, waits until it is quiet and `finished` has returned (not on that thread itself). In a
+// given world destroying it cancels and does not wait: the caller's memory must outlive `finished`.
 class Request {
  public:
   virtual ~Request() = default;
@@ -107,17 +109,23 @@ using Finished = std::move_only_function<void()>;  // on the mind's thread, once
 class Client {
  public:
   // Over a given world (its executor's mind runs everything). Connects in the background.
-  // Statuses: invalid (no nodes, too many, one twice, an address that is none).
+  // Statuses: invalid (no nodes, too many, one twice, an address that is none, a name that is not
+  // printable or too long, a token that is too long).
   [[nodiscard]] static Result<std::unique_ptr<Client>> open(const ClientOptions& options,
                                                             const ClientWorld& world);
   // With an event loop and a thread of its own, over TCP.
   [[nodiscard]] static Result<std::unique_ptr<Client>> open(const ClientOptions& options);
 
   // Ends every request (cancelled), closes the links. In a given world: when the executor will run
-  // nothing more, or after close().
+  // nothing more, or after close(). Not on the mind's thread of a client that has its own.
+  //
+  // After fork the child's copy of a client answers everything with `unreachable`, at once and from
+  // the call itself, whatever was under way; its destructors wait for nothing and leave what was
+  // the parent's alone. The child opens a client of its own.
   virtual ~Client() = default;
   // Cancels every request and closes the links; `closed` comes on the mind when nothing of it is
-  // left to run.
+  // left to run. Requests made after it are `shutdown` at once, `finished` comes from the call
+  // itself.
   virtual void close(std::move_only_function<void()> closed) = 0;
 
   // Thread: any, for all four. The request is refused as a whole by codes of `invalid` /

@@ -81,8 +81,8 @@ class QuestionFlight final : public Flight {
   }
 
   [[nodiscard]] std::unexpected<Status> wrong_count(std::uint32_t count) const {
-    return fail(Code::protocol, "a reply of " + std::to_string(count) + " records to a request of " +
-                                    std::to_string(size()));
+    return fail(Code::protocol, "a reply of " + std::to_string(count) +
+                                    " records to a request of " + std::to_string(size()));
   }
 };
 

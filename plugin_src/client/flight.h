@@ -1,7 +1,7 @@
 // Flight: one request on the wire, from the frame that asks until every block it names is over.
 //
-// It is a state machine over what the node says. The node is not trusted: whatever it may not say now
-// is answered with `protocol`, and the caller closes the link. Thread: the mind.
+// It is a state machine over what the node says. The node is not trusted: whatever it may not say
+// now is answered with `protocol`, and the caller closes the link. Thread: the mind.
 #pragma once
 
 #include <cstdint>

@@ -14,8 +14,8 @@ struct Incoming {
   Incoming(std::uint32_t unit, std::uint64_t begin, std::uint64_t stop)
       : next(begin), end(stop), arrived(unit, stop - begin) {}
 
-  std::uint64_t next;    // in the block: where the next DATA begins
-  std::uint64_t end;     // in the block: where the last unit ends
+  std::uint64_t next;  // in the block: where the next DATA begins
+  std::uint64_t end;   // in the block: where the last unit ends
   UnitCrcs arrived;
   std::vector<std::uint32_t> written;  // by the writer's word
 };
@@ -70,8 +70,7 @@ Result<void> GetFlight::begin_landing(FlightDeck& deck, const wire::GetBlock& bl
     return fail(Code::protocol, "GET_BLOCK's units are not those that cover the range");
   }
   auto incoming = std::make_unique<Incoming>(
-      unit, first * unit,
-      std::min<std::uint64_t>((first + units) * unit, block.block_length));
+      unit, first * unit, std::min<std::uint64_t>((first + units) * unit, block.block_length));
   incoming->written.resize(units);
   wire::load_crcs(block.crcs, incoming->written);
   incoming_[block.item] = std::move(incoming);
@@ -111,9 +110,9 @@ void GetFlight::on_landed(FlightDeck& deck, const wire::Data& data, std::uint32_
   Incoming& incoming = *incoming_[data.item];
   incoming.next += bytes;
   if (incoming.next < incoming.end) return;
-  const bool right =
-      mutant(Mutant::skip_crc_on_read) ||
-      (incoming.arrived.complete() && std::ranges::equal(incoming.arrived.crcs(), incoming.written));
+  const bool right = mutant(Mutant::skip_crc_on_read) ||
+                     (incoming.arrived.complete() &&
+                      std::ranges::equal(incoming.arrived.crcs(), incoming.written));
   if (!right) report(deck, data.item);
   finish(deck, data.item, right ? Code::ok : Code::corrupt);
 }

@@ -1,11 +1,12 @@
 // NodeSession: one node as the client sees it: its connection, its breaker, what waits for it and
 // what is under way.
 //
-// It connects, greets (HELLO, CHALLENGE, AUTH, WELCOME), and connects again for as long as the client
-// lives, with a growing, jittered pause between kBackoffMsMin and kBackoffMsMax. A failed connect or
-// greeting, a lost link, a mute node or kTimeoutsInRowMax requests in a row that ran into their deadline
-// open the breaker; only the next WELCOME closes it. While it is open new blocks are `unreachable` at
-// once. Blocks that were not asked for yet when a link broke wait for one more connection.
+// It connects, greets (HELLO, CHALLENGE, AUTH, WELCOME), and connects again for as long as the
+// client lives, with a growing, jittered pause between kBackoffMsMin and kBackoffMsMax. A failed
+// connect or greeting, a lost link, a mute node or kTimeoutsInRowMax requests in a row that ran
+// into their deadline open the breaker; only the next WELCOME closes it. While it is open new
+// blocks are `unreachable` at once. Blocks that were not asked for yet when a link broke wait for
+// one more connection.
 //
 // Thread: the mind.
 #pragma once
@@ -33,7 +34,7 @@ class NodeOwner {
   virtual ~NodeOwner() = default;
   [[nodiscard]] virtual const ClientWorld& world() = 0;
   [[nodiscard]] virtual const ClientOptions& options() const = 0;
-  [[nodiscard]] virtual std::uint64_t next_number() = 0;  // never the same twice, never 0
+  [[nodiscard]] virtual std::uint64_t next_connection() = 0;  // never the same twice
   // Memory to build one frame in; kBodyBytesMax long.
   [[nodiscard]] virtual std::span<std::byte> frame_memory() = 0;
   virtual void item_over(const std::shared_ptr<Operation>& operation, std::size_t item,
@@ -61,7 +62,15 @@ class NodeSession final : public LinkHandler,
   void close();
 
  private:
-  enum class Phase : std::uint8_t { resting, connecting, greeting, proving, welcome, closing, closed };
+  enum class Phase : std::uint8_t {
+    resting,
+    connecting,
+    greeting,
+    proving,
+    welcome,
+    closing,
+    closed
+  };
   // Items of one operation that were not asked for yet.
   struct Part {
     std::shared_ptr<Operation> operation;
@@ -104,6 +113,7 @@ class NodeSession final : public LinkHandler,
   void break_link(Status why);
   void failed(const Status& why);
   void refuse_waiting(Code code);
+  [[nodiscard]] static Status refusal(const wire::Refuse& refuse);
   void publish();
   [[nodiscard]] std::uint64_t now_ns() const;
 
@@ -118,7 +128,10 @@ class NodeSession final : public LinkHandler,
   void drained(std::uint64_t request);
   void settle_flights(Code code);
   [[nodiscard]] Flight* active(std::uint64_t request);
-  [[nodiscard]] bool ever_asked(std::uint64_t request) const;
+  // False for a number that was never given to a request of this connection.
+  [[nodiscard]] bool ever_asked(std::uint64_t request) const {
+    return request >= first_request_ && request < next_request_;
+  }
   void retire_if_over(Flight& flight);
   [[nodiscard]] bool mute_since(const Flight& flight) const;
 
@@ -130,20 +143,20 @@ class NodeSession final : public LinkHandler,
   TimerId timer_ = 0;  // until the next connect, or the greeting's end
 
   std::unique_ptr<Link> link_;
-  std::uint64_t connection_ = 0;   // the number of the connection, or of the try
-  bool welcomed_ = false;          // this connection was welcome
-  std::uint64_t welcome_ns_ = 0;   // when
-  bool answered_ = false;          // this connection answered a request
-  unsigned failures_in_row_ = 0;   // of connections that were good for nothing
-  unsigned timeouts_in_row_ = 0;   // of requests
+  std::uint64_t connection_ = 0;  // the number of the connection, or of the try
+  bool welcomed_ = false;         // this connection was welcome
+  std::uint64_t welcome_ns_ = 0;  // when
+  bool answered_ = false;         // this connection answered a request
+  unsigned failures_in_row_ = 0;  // of connections that were good for nothing
+  unsigned timeouts_in_row_ = 0;  // of requests
   Limits limits_;
 
   std::array<std::deque<Part>, 2> waiting_;  // questions, then what moves blocks
   std::map<std::uint64_t, std::unique_ptr<Flight>> flights_;
-  std::size_t active_flights_ = 0;     // that are not draining
-  std::size_t active_blocks_ = 0;      // not over, in the active flights of PUT and GET
-  std::uint64_t first_request_ = 0;    // of this connection
-  std::uint64_t last_request_ = 0;
+  std::size_t active_flights_ = 0;   // that are not draining
+  std::size_t active_blocks_ = 0;    // not over, in the active flights of PUT and GET
+  std::uint64_t first_request_ = 1;  // of this connection
+  std::uint64_t next_request_ = 1;   // goes on over connections
   std::vector<std::byte> scratch_;
 };
 

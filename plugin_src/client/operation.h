@@ -41,7 +41,7 @@ class Completion {
   std::atomic<bool> done_ = false;
   std::mutex mutex_;
   std::condition_variable over_;
-  bool settled_ = false;           // `finished` has returned
+  bool settled_ = false;            // `finished` has returned
   std::thread::id finishing_ = {};  // the thread that is inside `finished`
 };
 
