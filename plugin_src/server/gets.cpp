@@ -1,0 +1,217 @@
+#include "server/gets.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "base/check.h"
+#include "base/limits.h"
+
+namespace memkv {
+
+Result<void> Gets::begin(std::uint64_t request, std::span<const std::byte> body) {
+  Request fresh;
+  fresh.body.assign(body.begin(), body.end());
+  auto reader = wire::GetReader::open(fresh.body);
+  if (!reader) return fail(reader.error());
+  fresh.space = reader->head();
+  fresh.items.reserve(reader->count());
+  while (const auto item = reader->next()) fresh.items.emplace_back().what = *item;
+  fresh.open = fresh.items.size();
+
+  items_ += fresh.open;
+  body_bytes_ += fresh.body.size();
+  session_.server.counters.get_blocks += fresh.open;
+  for (std::uint32_t i = 0; i < fresh.open; ++i) queue_.push_back({request, i});
+  requests_.emplace(request, std::move(fresh));
+  resume();
+  return {};
+}
+
+void Gets::resume() {
+  std::size_t begun = 0;
+  while (!queue_.empty() && session_.may_begin()) {
+    const QueuedItem next = queue_.front();
+    Item* item = find(next.request, next.item, State::queued);
+    MEMKV_CHECK(item != nullptr, "what is queued is there");
+    const std::uint64_t cost = std::min<std::uint64_t>(item->what.length, kBlockBytesMax);
+    if (bytes_pinned_ > 0 && bytes_pinned_ + cost > kGetBytesInFlightPerPeer) return;
+    if (begun == kBlocksPerSlice) {
+      session_.resume_later();
+      return;
+    }
+    ++begun;
+    queue_.pop_front();
+    item->cost = cost;
+    ask(next.request, next.item);
+  }
+}
+
+void Gets::ask(std::uint64_t request, std::uint32_t index) {
+  Request& whole = requests_.at(request);
+  Item& item = whole.items[index];
+  item.state = State::asked;
+  item.asked_ns = session_.server.now_ns();
+  bytes_pinned_ += item.cost;
+  const BlockId id{.tenant = session_.tenant, .space = whole.space, .key = item.what.key};
+  item.get = session_.server.store.begin_get(
+      id, item.what.offset, item.what.length,
+      [this, request, index](Result<Pinned> pinned) { got(request, index, std::move(pinned)); });
+}
+
+void Gets::got(std::uint64_t request, std::uint32_t index, Result<Pinned> pinned) {
+  count_delay(session_.server.now_ns() - requests_.at(request).items[index].asked_ns);
+  if (pinned) {
+    ship(request, index, std::move(*pinned));
+  } else {
+    answer_failure(request, index, pinned.error().code);
+  }
+  resume();
+}
+
+void Gets::answer_failure(std::uint64_t request, std::uint32_t index, Code code) {
+  Request& whole = requests_.at(request);
+  Item& item = whole.items[index];
+  wire::GetBlock reply{.epoch = kStaticEpoch, .item = index, .code = code};
+  if (code == Code::invalid) {
+    // The range leaves the block: the reader learns how long it is.
+    const BlockId id{.tenant = session_.tenant, .space = whole.space, .key = item.what.key};
+    const Found found = session_.server.store.match(id, 0);
+    if (found.present) reply.block_length = found.length;
+  }
+  session_.send(wire::Type::get_block, request, reply);
+  bytes_pinned_ -= item.cost;
+  end(request, item);
+}
+
+void Gets::ship(std::uint64_t request, std::uint32_t index, Pinned pinned) {
+  Item& item = requests_.at(request).items[index];
+  item.state = State::shipping;
+  item.get = pinned.get;
+  std::uint64_t bytes = 0;
+  for (const iovec& piece : pinned.pieces) bytes += piece.iov_len;
+  bytes_pinned_ += bytes - item.cost;  // whole units: a little more than was asked for
+  bytes_shipping_ += bytes;
+  item.cost = bytes;
+
+  std::array<std::byte, kUnitsMax * sizeof(std::uint32_t)> crcs;
+  MEMKV_CHECK(pinned.crcs.size() <= kUnitsMax, "a block has at most kUnitsMax units");
+  const std::span<std::byte> crc_bytes(crcs.data(), pinned.crcs.size_bytes());
+  wire::store_crcs(pinned.crcs, crc_bytes);
+  session_.send(wire::Type::get_block, request,
+                wire::GetBlock{.epoch = kStaticEpoch,
+                               .item = index,
+                               .code = Code::ok,
+                               .incarnation = pinned.incarnation,
+                               .block_length = pinned.block_length,
+                               .first_unit = pinned.first_unit,
+                               .crcs = crc_bytes});
+  session_.link->ship(Shipment{.request = request,
+                               .item = index,
+                               .offset = pinned.first_unit * unit_bytes_of(pinned.block_length),
+                               .pieces = std::move(pinned.pieces),
+                               .crcs = nullptr,
+                               .sent = [this, request, index] {
+                                 unpin(request, index, State::shipping);
+                                 resume();
+                               }});
+}
+
+void Gets::unpin(std::uint64_t request, std::uint32_t index, State state) {
+  Item* item = find(request, index, state);
+  if (item == nullptr) return;
+  session_.server.store.end_get(item->get);
+  bytes_pinned_ -= item->cost;
+  bytes_shipping_ -= item->cost;
+  end(request, *item);
+}
+
+void Gets::cancel(std::uint64_t request, std::uint32_t item) {
+  const auto found = requests_.find(request);
+  if (found == requests_.end()) return;
+  remove_from(queue_, request, item);
+  if (item != wire::kAllItems) {
+    if (item < found->second.items.size()) cancel_item(request, item);
+  } else {
+    const auto count = static_cast<std::uint32_t>(found->second.items.size());
+    for (std::uint32_t i = 0; i < count && requests_.contains(request); ++i)
+      cancel_item(request, i);
+  }
+  resume();
+}
+
+void Gets::cancel_item(std::uint64_t request, std::uint32_t index) {
+  Item& item = requests_.at(request).items[index];
+  switch (item.state) {
+    case State::queued:
+      end(request, item);
+      return;
+    case State::asked:
+      session_.server.store.end_get(item.get);
+      bytes_pinned_ -= item.cost;
+      end(request, item);
+      return;
+    case State::shipping:
+      item.state = State::recalled;  // pinned until no hand reads it any more
+      session_.link->recall(request, index,
+                            [this, request, index, alive = std::weak_ptr<bool>(session_.alive)] {
+                              if (alive.expired()) return;
+                              unpin(request, index, State::recalled);
+                              resume();
+                            });
+      return;
+    case State::recalled:
+    case State::over:
+      return;
+  }
+}
+
+void Gets::forget_waiting() {
+  queue_.clear();
+  for (auto& [request, whole] : requests_) {
+    for (Item& item : whole.items) {
+      if (item.state != State::asked) continue;
+      session_.server.store.end_get(item.get);
+      bytes_pinned_ -= item.cost;
+      item.state = State::over;
+    }
+  }
+}
+
+void Gets::forget_all() {
+  forget_waiting();
+  for (auto& [request, whole] : requests_) {
+    for (const Item& item : whole.items) {
+      if (item.state == State::shipping || item.state == State::recalled)
+        session_.server.store.end_get(item.get);
+    }
+  }
+  requests_.clear();
+  items_ = 0;
+  body_bytes_ = 0;
+  bytes_pinned_ = 0;
+  bytes_shipping_ = 0;
+}
+
+Gets::Item* Gets::find(std::uint64_t request, std::uint32_t item, State state) {
+  const auto found = requests_.find(request);
+  if (found == requests_.end() || item >= found->second.items.size()) return nullptr;
+  Item& it = found->second.items[item];
+  return it.state == state ? &it : nullptr;
+}
+
+void Gets::end(std::uint64_t request, Item& item) {
+  item.state = State::over;
+  --items_;
+  const auto found = requests_.find(request);
+  if (--found->second.open > 0) return;
+  body_bytes_ -= found->second.body.size();
+  requests_.erase(found);
+}
+
+void Gets::count_delay(std::uint64_t delay_ns) {
+  std::uint64_t& average = session_.server.get_delay_ns;
+  average = average - average / 8 + delay_ns / 8;
+}
+
+}  // namespace memkv

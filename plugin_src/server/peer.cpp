@@ -1,0 +1,373 @@
+#include "server/peer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/limits.h"
+#include "base/log.h"
+
+namespace memkv {
+namespace {
+
+constexpr std::uint64_t kNsPerSecond = 1000 * kNsPerMs;
+// A peer over its reply limit is looked at again so often.
+constexpr std::uint64_t kUnreadRetryNs = 10 * kNsPerMs;
+
+[[nodiscard]] bool is_request(wire::Type type) {
+  switch (type) {
+    case wire::Type::match:
+    case wire::Type::put:
+    case wire::Type::get:
+    case wire::Type::drop:
+    case wire::Type::stat:
+    case wire::Type::map:
+      return true;
+    default:
+      return false;
+  }
+}
+
+[[nodiscard]] std::unexpected<Status> not_legal(wire::Type type, const char* when) {
+  return fail(Code::protocol, std::string(wire::type_name(type)) + " is not legal " + when);
+}
+
+// Has it been so since `since` without a byte moving after it? `since` 0: it is not so.
+[[nodiscard]] bool stalled(std::uint64_t now, std::uint64_t since, std::uint64_t moved) {
+  return since != 0 && now - std::min(now, std::max(since, moved)) > kPeerStallMs * kNsPerMs;
+}
+
+}  // namespace
+
+Peer::Peer(ServerContext& context, std::unique_ptr<Stream> stream, PeerHooks hooks)
+    : Session(context),
+      hooks_(std::move(hooks)),
+      puts_(*this),
+      gets_(*this),
+      scans_(*this),
+      began_ns_(context.now_ns()) {
+  link = Link::start(std::move(stream), server.executor, *this, kBodyBytesBeforeHello);
+}
+
+Peer::~Peer() = default;
+
+// ---- frames
+
+void Peer::on_frame(const wire::Header& header, std::span<const std::byte> body) {
+  frame_bytes_in_ += wire::kHeaderBytes + body.size();
+  Result<void> taken;
+  switch (phase_) {
+    case Phase::hello:
+      taken = on_hello(header, body);
+      break;
+    case Phase::auth:
+      taken = on_auth(header, body);
+      break;
+    case Phase::open:
+      taken = on_open(header, body);
+      break;
+    case Phase::dropping:
+      return;
+  }
+  if (!taken) drop(taken.error());
+}
+
+Result<void> Peer::on_hello(const wire::Header& header, std::span<const std::byte> body) {
+  if (header.type != wire::Type::hello || header.request != 0)
+    return not_legal(header.type, "before HELLO");
+  const auto hello = wire::decode_hello(body);
+  if (!hello) return fail(hello.error());
+  if ((hello->transports & wire::kTransportTcp) == 0) {
+    return fail(Code::unsupported,
+                "this node moves bytes over TCP only, which the client does not offer");
+  }
+  name_ = hello->name;
+  for (std::size_t i = 0; i < nonce_.size(); i += sizeof(std::uint64_t)) {
+    const std::uint64_t word = server.random.next();
+    std::memcpy(nonce_.data() + i, &word, sizeof word);
+  }
+  send(wire::Type::challenge, 0,
+       wire::Challenge{.version = std::min(hello->version_max, wire::kVersionMax),
+                       .auth = wire::kAuthOpen,
+                       .nonce = nonce_});
+  phase_ = Phase::auth;
+  return {};
+}
+
+Result<void> Peer::on_auth(const wire::Header& header, std::span<const std::byte> body) {
+  if (header.type != wire::Type::auth || header.request != 0)
+    return not_legal(header.type, "before WELCOME");
+  const auto auth = wire::decode_auth(body);
+  if (!auth) return fail(auth.error());
+  const auto who = server.options.authenticate(auth->token, auth->proof, nonce_);
+  if (!who) return fail(who.error());
+  tenant = *who;
+  link->raise_body_limit(kBodyBytesMax);
+  phase_ = Phase::open;
+  ++server.counters.peers_welcome;
+  send(wire::Type::welcome, 0,
+       wire::Welcome{.node = server.node,
+                     .boot = server.store.stats().boot,
+                     .epoch = kStaticEpoch,
+                     .transports = wire::kTransportTcp,
+                     .batch_max = kBatchMax,
+                     .items_max = kItemsMax,
+                     .requests_max = static_cast<std::uint32_t>(kRequestsPerPeerMax),
+                     .block_bytes_max = static_cast<std::uint32_t>(kBlockBytesMax),
+                     .put_bytes_granted_max = kPutBytesGrantedPerPeer,
+                     .software = "memkvd " MEMKV_VERSION});
+  return {};
+}
+
+Result<void> Peer::on_open(const wire::Header& header, std::span<const std::byte> body) {
+  if (is_request(header.type)) return on_request(header, body);
+  switch (header.type) {
+    case wire::Type::commit: {
+      const auto commit = wire::decode_commit(body);
+      return commit ? puts_.commit(header.request, *commit) : fail(commit.error());
+    }
+    case wire::Type::cancel: {
+      const auto cancel = wire::decode_cancel(body);
+      if (!cancel) return fail(cancel.error());
+      on_cancel(header.request, cancel->item);
+      return {};
+    }
+    case wire::Type::report: {
+      const auto report = wire::decode_report(body);
+      if (!report) return fail(report.error());
+      on_report(*report);
+      return {};
+    }
+    default:
+      return not_legal(header.type, "here");
+  }
+}
+
+Result<void> Peer::on_request(const wire::Header& header, std::span<const std::byte> body) {
+  const std::uint64_t request = header.request;
+  if (request == 0 || puts_.has(request) || gets_.has(request) || scans_.has(request)) {
+    return fail(Code::protocol, std::string(wire::type_name(header.type)) + " has the number " +
+                                    std::to_string(request) + ", which is not free");
+  }
+  if (const Status why = full(header, body); !why.good()) {
+    refuse(request, why);
+    if (reply_bytes_queued() > 2 * kReplyBytesQueuedPerPeer) {
+      return fail(Code::busy, "asks for more and more and does not read the answers");
+    }
+    return {};
+  }
+  return begin_request(header, body);
+}
+
+Status Peer::full(const wire::Header& header, std::span<const std::byte> body) const {
+  if (server.stopping) return {Code::shutdown, "this node is stopping"};
+  if (requests() >= kRequestsPerPeerMax) {
+    return {Code::busy, "more than " + std::to_string(kRequestsPerPeerMax) + " requests at a time"};
+  }
+  if ((header.type == wire::Type::put || header.type == wire::Type::get) &&
+      items() >= kItemsPerPeerMax) {
+    return {Code::busy, "more than " + std::to_string(kItemsPerPeerMax) + " blocks wait"};
+  }
+  if (puts_.body_bytes() + gets_.body_bytes() + scans_.body_bytes() + body.size() >
+      kRequestBytesPerPeerMax) {
+    return {Code::busy, "more than " + std::to_string(kRequestBytesPerPeerMax) +
+                            " bytes of requests at a time"};
+  }
+  if (reply_bytes_queued() > kReplyBytesQueuedPerPeer) {
+    return {Code::busy, "more than " + std::to_string(kReplyBytesQueuedPerPeer) +
+                            " bytes of answers were not read"};
+  }
+  return {};
+}
+
+Result<void> Peer::begin_request(const wire::Header& header, std::span<const std::byte> body) {
+  ServerCounters& counters = server.counters;
+  switch (header.type) {
+    case wire::Type::match:
+      ++counters.requests_match;
+      return scans_.begin_match(header.request, body);
+    case wire::Type::drop:
+      ++counters.requests_drop;
+      return scans_.begin_drop(header.request, body);
+    case wire::Type::put:
+      ++counters.requests_put;
+      return puts_.begin(header.request, body);
+    case wire::Type::get:
+      ++counters.requests_get;
+      return gets_.begin(header.request, body);
+    default:
+      break;
+  }
+  if (!body.empty()) {
+    return fail(Code::protocol, std::string(wire::type_name(header.type)) + " has a body");
+  }
+  if (header.type == wire::Type::stat) {
+    ++counters.requests_stat;
+    answer_stat(header.request);
+  } else {
+    ++counters.requests_map;
+    answer_map(header.request);
+  }
+  return {};
+}
+
+void Peer::answer_stat(std::uint64_t request) {
+  const std::string text = hooks_.stats_text();
+  link->send(wire::Type::stat_reply, request, as_bytes_of(text));
+}
+
+void Peer::answer_map(std::uint64_t request) {
+  std::array<std::byte, wire::kSmallBodyMax> buffer;
+  wire::MapReplyWriter writer(buffer, wire::MapHead{.epoch = kStaticEpoch});
+  const wire::MapNode self{
+      .node = server.node, .weight = server.options.weight, .address = server.address};
+  if (!writer.add(self)) log(LogLevel::error, "the address '" + server.address + "' fits no MAP");
+  link->send(wire::Type::map_reply, request, writer.body());
+}
+
+void Peer::on_cancel(std::uint64_t request, std::uint32_t item) {
+  ++server.counters.cancels;
+  puts_.cancel(request, item);
+  gets_.cancel(request, item);
+  if (item == wire::kAllItems) scans_.forget(request);
+}
+
+void Peer::on_report(const wire::Report& report) {
+  const std::uint64_t now = server.now_ns();
+  if (now - reports_since_ns_ > kNsPerSecond) {
+    reports_since_ns_ = now;
+    reports_ = 0;
+  }
+  if (++reports_ > kReportsPerPeerPerSecond) {
+    ++server.counters.reports_ignored;
+    return;
+  }
+  ++server.counters.reports;
+  server.store.report(BlockId{.tenant = tenant, .space = report.space, .key = report.key},
+                      report.incarnation);
+}
+
+Landing Peer::on_data(std::uint64_t request, const wire::Data& data, std::uint32_t bytes) {
+  frame_bytes_in_ += wire::kHeaderBytes + wire::kDataBodyBytes + bytes;
+  if (phase_ == Phase::dropping) return {};
+  if (phase_ != Phase::open) {
+    drop({Code::protocol, "DATA is not legal before WELCOME"});
+    return {};
+  }
+  auto landing = puts_.data(request, data, bytes);
+  if (landing) return *landing;
+  drop(landing.error());
+  return {};
+}
+
+void Peer::on_landed(std::uint64_t request, const wire::Data& data, std::uint32_t bytes) {
+  puts_.landed(request, data, bytes);
+}
+
+// ---- limits and time
+
+bool Peer::may_begin() {
+  if (phase_ != Phase::open) return false;
+  if (reply_bytes_queued() <= kReplyBytesQueuedPerPeer) return true;
+  if (!unread_retry_) {
+    unread_retry_ = true;
+    [[maybe_unused]] const TimerId timer =
+        server.executor.after(kUnreadRetryNs, [this, living = std::weak_ptr<bool>(alive)] {
+          if (living.expired()) return;
+          unread_retry_ = false;
+          resume();
+        });
+  }
+  return false;
+}
+
+std::uint64_t Peer::reply_bytes_queued() const {
+  const std::uint64_t queued = link->bytes_queued();
+  return queued - std::min(queued, gets_.bytes_shipping());
+}
+
+void Peer::resume_later() {
+  if (resume_posted_) return;
+  resume_posted_ = true;
+  server.executor.post([this, living = std::weak_ptr<bool>(alive)] {
+    if (!living.expired()) resume();
+  });
+}
+
+void Peer::resume() {
+  resume_posted_ = false;
+  if (phase_ != Phase::open) return;
+  scans_.resume();
+  gets_.resume();
+  puts_.resume();
+}
+
+void Peer::tick() {
+  const std::uint64_t now = server.now_ns();
+  if (phase_ == Phase::dropping) return;
+  if (phase_ != Phase::open) {
+    if (now - began_ns_ > kHelloDeadlineMs * kNsPerMs) {
+      ++server.counters.peers_stalled;
+      drop({Code::timeout, "no HELLO and AUTH within " + std::to_string(kHelloDeadlineMs) + " ms"});
+    }
+    return;
+  }
+  const bool in_frame = link->bytes_in() != frame_bytes_in_;
+  if (!in_frame) reading_since_ns_ = 0;
+  if (in_frame && reading_since_ns_ == 0) reading_since_ns_ = now;
+  const bool unsent = link->bytes_queued() > 0;
+  if (!unsent) writing_since_ns_ = 0;
+  if (unsent && writing_since_ns_ == 0) writing_since_ns_ = now;
+
+  const char* owes = nullptr;
+  if (stalled(now, reading_since_ns_, link->last_in_ns())) owes = "the rest of a frame";
+  if (stalled(now, writing_since_ns_, link->last_out_ns()))
+    owes = "the reading of what was sent to it";
+  if (stalled(now, puts_.owed_since_ns(), 0)) owes = "bytes of a block it was granted";
+  if (owes == nullptr) return;
+  ++server.counters.peers_stalled;
+  drop({Code::timeout, "owes " + std::string(owes) + " and moved none for " +
+                           std::to_string(kPeerStallMs) + " ms"});
+}
+
+bool Peer::idle() const {
+  return requests() == 0 && link->bytes_queued() == 0;
+}
+
+// ---- the end
+
+void Peer::drop(Status why) {
+  if (phase_ == Phase::dropping) return;
+  phase_ = Phase::dropping;
+  if (why.code == Code::protocol || why.code == Code::too_large)
+    ++server.counters.peers_broke_protocol;
+  if (why.code != Code::shutdown) log(LogLevel::warning, label() + " is dropped: " + why.message());
+  refuse(0, why);
+  scans_.forget_all();
+  puts_.forget_waiting();
+  gets_.forget_waiting();
+  link->close(std::move(why), true);
+}
+
+void Peer::on_closed(const Status& why) {
+  if (phase_ != Phase::dropping) {
+    const bool broke =
+        why.code == Code::protocol || why.code == Code::too_large || why.code == Code::unsupported;
+    if (broke) ++server.counters.peers_broke_protocol;
+    log(broke ? LogLevel::warning : LogLevel::debug, label() + " is gone: " + why.message());
+  }
+  phase_ = Phase::dropping;
+  scans_.forget_all();
+  puts_.forget_all();
+  gets_.forget_all();
+  server.counters.bytes_in_closed += link->bytes_in();
+  server.counters.bytes_out_closed += link->bytes_out();
+  const auto over = std::move(hooks_.over);
+  over();
+}
+
+std::string Peer::label() const {
+  return "peer " + link->peer() + (name_.empty() ? "" : " (" + name_ + ")");
+}
+
+}  // namespace memkv

@@ -1,0 +1,95 @@
+// What the parts of one peer (puts, gets, scans) share: the link, the tenant, the store, and the
+// server's counters.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "engine/store.h"
+#include "server/server.h"
+#include "transport/transport.h"
+#include "wire/wire.h"
+
+namespace memkv {
+
+inline constexpr std::uint32_t kStaticEpoch = 1;  // of the map until a control plane publishes one
+
+struct ServerCounters {
+  std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_broke_protocol = 0;
+  std::uint64_t requests_match = 0, requests_put = 0, requests_get = 0, requests_drop = 0,
+                requests_stat = 0, requests_map = 0;
+  std::uint64_t cancels = 0, reports = 0, reports_ignored = 0;
+  std::uint64_t match_keys = 0, put_blocks = 0, get_blocks = 0, drop_keys = 0;
+  std::uint64_t bytes_in_closed = 0, bytes_out_closed = 0;  // of links that are over
+  std::array<std::uint64_t, kCodeMax + 1> refused{};        // REFUSE frames sent, by code
+};
+
+// What all peers of a server share.
+struct ServerContext {
+  ServerOptions options;
+  Store& store;
+  Executor& executor;
+  Random& random;
+  ServerCounters counters;
+  std::string address;     // the one clients know this node by
+  std::uint64_t node = 0;  // node_id_of(address)
+  std::uint64_t get_delay_ns =
+      0;  // from asking the store for a block to having it; a moving average
+  bool stopping = false;
+
+  [[nodiscard]] std::uint64_t now_ns() const { return executor.clock().now_ns(); }
+};
+
+class Session {
+ public:
+  explicit Session(ServerContext& context) : server(context) {}
+  virtual ~Session() = default;
+
+  // Tells the peer why and ends the link; nothing more of what it asked for begins.
+  virtual void drop(Status why) = 0;
+  // Runs resume() of every part soon: something was over a limit and may not be any more, or a
+  // slice ended.
+  virtual void resume_later() = 0;
+  // False while the peer does not read its replies (every part's resume() comes when it does), and
+  // when it is being dropped.
+  [[nodiscard]] virtual bool may_begin() = 0;
+
+  template <typename Body>
+  void send(wire::Type type, std::uint64_t request, const Body& body) {
+    std::array<std::byte, wire::kSmallBodyMax> buffer;
+    const std::size_t bytes = wire::encode(body, buffer);
+    link->send(type, request, std::span<const std::byte>(buffer.data(), bytes));
+  }
+  void refuse(std::uint64_t request, const Status& why) {
+    ++server.counters.refused[static_cast<std::size_t>(why.code)];
+    std::string text = why.text.substr(0, kTextBytesMax);
+    std::ranges::replace_if(text, [](char c) { return c < ' ' || c > '~'; }, '?');
+    send(wire::Type::refuse, request, wire::Refuse{.code = why.code, .text = text});
+  }
+
+  ServerContext& server;
+  std::unique_ptr<Link> link;
+  TenantId tenant = 0;
+  // Expires with the peer: for callbacks that nobody can call back.
+  std::shared_ptr<bool> alive = std::make_shared<bool>(true);
+};
+
+// One block of one request, waiting for its turn.
+struct QueuedItem {
+  std::uint64_t request = 0;
+  std::uint32_t item = 0;
+};
+using ItemQueue = std::deque<QueuedItem>;
+
+inline void remove_from(ItemQueue& queue, std::uint64_t request, std::uint32_t item) {
+  std::erase_if(queue, [&](const QueuedItem& waiting) {
+    return waiting.request == request && (item == wire::kAllItems || waiting.item == item);
+  });
+}
+
+}  // namespace memkv

@@ -1,0 +1,109 @@
+#include "server/stats.h"
+
+#include <string_view>
+
+namespace memkv {
+namespace {
+
+class Lines {
+ public:
+  void add(std::string_view name, std::string_view value) {
+    text_.append(name).append(" ").append(value).append("\n");
+  }
+  void add(std::string_view name, std::uint64_t value) { add(name, std::to_string(value)); }
+  [[nodiscard]] std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+void add_server(Lines& lines, const ServerContext& context, const ServerNow& now) {
+  const ServerCounters& c = context.counters;
+  lines.add("software", "memkvd " MEMKV_VERSION);
+  lines.add("address", context.address);
+  lines.add("node", context.node);
+  lines.add("weight", context.options.weight);
+  lines.add("epoch", kStaticEpoch);
+  lines.add("uptime_ms", now.uptime_ms);
+  lines.add("stopping", context.stopping ? 1 : 0);
+
+  lines.add("peers", now.peers);
+  lines.add("peers_accepted", c.peers_accepted);
+  lines.add("peers_welcome", c.peers_welcome);
+  lines.add("peers_stalled", c.peers_stalled);
+  lines.add("peers_broke_protocol", c.peers_broke_protocol);
+
+  lines.add("requests_open", now.requests);
+  lines.add("requests_match", c.requests_match);
+  lines.add("requests_put", c.requests_put);
+  lines.add("requests_get", c.requests_get);
+  lines.add("requests_drop", c.requests_drop);
+  lines.add("requests_stat", c.requests_stat);
+  lines.add("requests_map", c.requests_map);
+  lines.add("cancels", c.cancels);
+  lines.add("reports", c.reports);
+  lines.add("reports_ignored", c.reports_ignored);
+
+  lines.add("match_keys", c.match_keys);
+  lines.add("put_blocks", c.put_blocks);
+  lines.add("get_blocks", c.get_blocks);
+  lines.add("drop_keys", c.drop_keys);
+
+  lines.add("bytes_in", c.bytes_in_closed + now.bytes_in);
+  lines.add("bytes_out", c.bytes_out_closed + now.bytes_out);
+  lines.add("put_bytes_granted", now.bytes_granted);
+  lines.add("get_bytes_pinned", now.bytes_pinned);
+  lines.add("get_delay_us", context.get_delay_ns / 1000);
+
+  for (const Code code : {Code::busy, Code::too_large, Code::unsupported, Code::denied,
+                          Code::timeout, Code::shutdown, Code::protocol}) {
+    lines.add("refused_" + std::string(code_name(code)), c.refused[static_cast<std::size_t>(code)]);
+  }
+}
+
+void add_store(Lines& lines, const StoreStats& s) {
+  lines.add("boot", s.boot);
+  lines.add("capacity_bytes", s.capacity_bytes);
+  lines.add("arena_bytes", s.arena_bytes);
+  lines.add("segment_bytes", s.segment_bytes);
+  lines.add("segments", s.segments);
+  lines.add("segments_free", s.segments_free);
+  lines.add("blocks", s.blocks);
+  lines.add("block_bytes", s.block_bytes);
+  lines.add("dram_blocks", s.dram_blocks);
+  lines.add("dirty_bytes", s.dirty_bytes);
+  lines.add("puts", s.puts);
+  lines.add("puts_exist", s.puts_exist);
+  lines.add("puts_conflict", s.puts_conflict);
+  lines.add("puts_busy", s.puts_busy);
+  lines.add("puts_rejected", s.puts_rejected);
+  lines.add("puts_aborted", s.puts_aborted);
+  lines.add("puts_waiting", s.puts_waiting);
+  lines.add("gets", s.gets);
+  lines.add("hits_dram", s.hits_dram);
+  lines.add("hits_flash", s.hits_flash);
+  lines.add("misses", s.misses);
+  lines.add("corrupt", s.corrupt);
+  lines.add("foreign", s.foreign);
+  lines.add("gets_waiting", s.gets_waiting);
+  lines.add("evicted_blocks", s.evicted_blocks);
+  lines.add("rewritten_blocks", s.rewritten_blocks);
+  lines.add("lost_blocks", s.lost_blocks);
+  lines.add("dropped_blocks", s.dropped_blocks);
+  lines.add("device_bytes_written", s.device_bytes_written);
+  lines.add("device_bytes_read", s.device_bytes_read);
+  lines.add("device_errors", s.device_errors);
+  lines.add("recovered_blocks", s.recovered_blocks);
+  lines.add("recovery_ms", s.recovery_ms);
+}
+
+}  // namespace
+
+std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
+  Lines lines;
+  add_server(lines, context, now);
+  add_store(lines, context.store.stats());
+  return lines.take();
+}
+
+}  // namespace memkv

@@ -1,0 +1,20 @@
+// The text that STAT answers. docs/reference/stat.md is the page to it.
+#pragma once
+
+#include <string>
+
+#include "server/session.h"
+
+namespace memkv {
+
+// What the server knows and its context does not.
+struct ServerNow {
+  std::uint64_t uptime_ms = 0;
+  std::uint64_t peers = 0, requests = 0, bytes_granted = 0, bytes_pinned = 0;
+  std::uint64_t bytes_in = 0, bytes_out = 0;  // of the links that are not over
+};
+
+// Lines of `name value`.
+[[nodiscard]] std::string stats_text_of(const ServerContext& context, const ServerNow& now);
+
+}  // namespace memkv

@@ -1,0 +1,355 @@
+// What a server does with peers that ask for too much, are slow, silent or gone, and when it stops.
+#include <gtest/gtest.h>
+
+#include "support/server_world.h"
+
+namespace memkv::testing {
+namespace {
+
+using wire::Type;
+
+class ServerLimitsTest : public ServerWorldTest {
+ protected:
+  // A welcome peer that is granted one block of 1 MB.
+  RawClient& granted_client() {
+    RawClient& peer = client();
+    ask_put(peer, 1, {1'000'000}, 500);
+    EXPECT_TRUE(runs_until([&] { return peer.count(Type::grant, 1) == 1; }));
+    return peer;
+  }
+};
+
+// ---- bounds
+
+TEST_F(ServerLimitsTest, MoreRequestsAtATimeAreRefusedAndTheConnectionGoesOn) {
+  serve();
+  RawClient& peer = client();
+  store_->hold_gets = true;
+  const std::uint64_t over = kRequestsPerPeerMax + 1;
+  for (std::uint64_t request = 1; request <= over; ++request) ask_get(peer, request, 1, 0, 100);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::refuse, over) == 1; }));
+  EXPECT_EQ(peer.refused(over).code, Code::busy);
+  EXPECT_EQ(stat("requests_open"), kRequestsPerPeerMax);
+  store_->release();
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::get_block, kRequestsPerPeerMax) == 1; }));
+  EXPECT_EQ(peer.count(Type::get_block, over), 0U) << "a refused request is over";
+  ask_get(peer, over + 1, 1, 0, 100);
+  EXPECT_EQ(wait_get_block(peer, over + 1).code, Code::not_found);
+}
+
+TEST_F(ServerLimitsTest, ANumberInUseIsNotFree) {
+  serve();
+  RawClient& peer = client();
+  store_->hold_gets = true;
+  ask_get(peer, 9, 1, 0, 100);
+  ask_put(peer, 9, {100});
+  EXPECT_TRUE(is_refused(peer, Code::protocol));
+}
+
+TEST_F(ServerLimitsTest, GrantedBytesAreBoundedAndOneBlockAlwaysGoes) {
+  serve();
+  RawClient& peer = client();
+  const auto largest = static_cast<std::uint32_t>(kBlockBytesMax);
+  ask_put(peer, 1, {largest, largest, largest, 10});
+  run_for(1000);
+  EXPECT_EQ(peer.count(Type::grant, 1), kPutBytesGrantedPerPeer / kBlockBytesMax);
+  EXPECT_EQ(stat("put_bytes_granted"), kPutBytesGrantedPerPeer);
+  // Whatever ends makes room for what waits, in its order.
+  peer.say(Type::cancel, 1, wire::Cancel{.item = 0});
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::grant, 1) == 3; }));
+  EXPECT_EQ(wire::decode_grant(*peer.find(Type::grant, 1, 2))->item, 2U);
+  peer.say(Type::cancel, 1, wire::Cancel{});
+  ASSERT_TRUE(runs_until([&] { return at_rest(); }));
+  EXPECT_EQ(stat("put_bytes_granted"), 0U);
+  EXPECT_EQ(stat("requests_open"), 0U);
+}
+
+TEST_F(ServerLimitsTest, PinnedBytesAreBounded) {
+  serve();
+  RawClient& peer = client();
+  store_->hold_gets = true;
+  for (std::uint64_t request = 1; request <= 5; ++request) {
+    ask_get(peer, request, request, 0, static_cast<std::uint32_t>(24 * kMiB));
+  }
+  run_for(1000);
+  EXPECT_EQ(store_->open_gets(), 2U) << "3 × 24 MiB are more than 64 MiB";
+  store_->release();
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::get_block, 5) == 1; }));
+  EXPECT_EQ(store_->most_gets, 2U);
+  EXPECT_TRUE(at_rest());
+}
+
+TEST_F(ServerLimitsTest, PeersOverTheLimitAreToldAndDropped) {
+  serve();
+  for (std::size_t i = 0; i < kPeersMax; ++i) client();
+  EXPECT_EQ(stat("peers"), kPeersMax);
+  RawClient& surplus = stranger();
+  EXPECT_TRUE(is_refused(surplus, Code::busy));
+  // One that goes makes room.
+  clients_.front()->link->close(Status(Code::cancelled));
+  ASSERT_TRUE(runs_until([&] { return stat("peers") == kPeersMax - 1; }));
+  EXPECT_EQ(put(client(), 1, 1, bytes_of(100, 1)).code, Code::ok);
+}
+
+// ---- slow and silent peers
+
+TEST_F(ServerLimitsTest, ASilentPeerIsDroppedAtTheHelloDeadline) {
+  serve();
+  RawClient& silent = stranger();
+  const std::uint64_t began = now_ms();
+  EXPECT_TRUE(is_refused(silent, Code::timeout));
+  EXPECT_GE(now_ms() - began, kHelloDeadlineMs);
+  EXPECT_LE(now_ms() - began, kHelloDeadlineMs + 1000);
+
+  RawClient& half = stranger();
+  half.hello();
+  EXPECT_TRUE(is_refused(half, Code::timeout)) << "a HELLO alone is not enough";
+  EXPECT_EQ(stat("peers"), 0U);
+  EXPECT_EQ(stat("peers_stalled"), 2U);
+}
+
+TEST_F(ServerLimitsTest, APeerThatAsksForNothingMayStay) {
+  serve();
+  RawClient& idle = client();
+  run_for(20 * kPeerStallMs);
+  EXPECT_FALSE(idle.closed);
+  EXPECT_EQ(put(idle, 1, 1, bytes_of(100, 1)).code, Code::ok);
+}
+
+TEST_F(ServerLimitsTest, APeerThatOwesTheBytesOfAGrantIsDropped) {
+  serve();
+  RawClient& peer = granted_client();
+  peer.send_bytes(1, 0, 0, bytes_of(500'000, 1));
+  run_for(kPeerStallMs - 1000);
+  EXPECT_FALSE(peer.closed);
+  // Asking other things pays nothing back.
+  peer.say(Type::stat, 2);
+  const std::uint64_t began = now_ms();
+  EXPECT_TRUE(is_refused(peer, Code::timeout));
+  EXPECT_LE(now_ms() - began, 3000U);
+  EXPECT_TRUE(at_rest());
+  EXPECT_EQ(store_->aborted, 1U);
+}
+
+TEST_F(ServerLimitsTest, APeerThatOwesOnlyItsCommitIsDroppedToo) {
+  serve();
+  RawClient& peer = granted_client();
+  peer.send_bytes(1, 0, 0, bytes_of(1'000'000, 1));
+  EXPECT_TRUE(is_refused(peer, Code::timeout));
+  EXPECT_TRUE(at_rest());
+}
+
+TEST_F(ServerLimitsTest, APeerThatIsSlowButMovesIsKept) {
+  serve();
+  RawClient& peer = granted_client();
+  const Body bytes = bytes_of(1'000'000, 1);
+  for (std::uint32_t at = 0; at < bytes.size(); at += 100'000) {
+    run_for(kPeerStallMs / 2);
+    const auto from = bytes.begin() + at;
+    peer.send_bytes(1, 0, at, Body(from, from + 100'000));
+  }
+  ASSERT_TRUE(runs_until([&] { return peer.sent == 10; }));
+  peer.commit(1, 0, crcs_of(bytes));
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::put_done, 1) == 1; }));
+  EXPECT_EQ(put_done(peer, 1).code, Code::ok);
+}
+
+TEST_F(ServerLimitsTest, APeerThatStopsInTheMiddleOfAFrameIsDropped) {
+  serve();
+  for (const std::size_t bytes : {std::size_t{5}, wire::kHeaderBytes, wire::kHeaderBytes + 3}) {
+    RawStream& stream = open_stream();
+    const Body frame =
+        frame_bytes(Type::get, 1, get_body({{.offset = 0, .length = 1, .key = key_of(1)}}));
+    stream.send(std::span(frame).first(bytes));
+    const std::uint64_t began = now_ms();
+    EXPECT_TRUE(is_refused(stream, Code::timeout)) << bytes;
+    EXPECT_GE(now_ms() - began, kPeerStallMs);
+    EXPECT_LE(now_ms() - began, kPeerStallMs + 3000);
+  }
+}
+
+TEST_F(ServerLimitsTest, APeerThatStopsInTheMiddleOfItsDataIsDropped) {
+  serve();
+  RawStream& stream = open_stream();
+  Body put(200);
+  wire::PutWriter writer(put, Namespace{});
+  ASSERT_TRUE(writer.add({.length = 1000, .traits = {}, .key = key_of(1)}));
+  stream.send(Type::put, 1, writer.body());
+  ASSERT_TRUE(runs_until([&] { return stream.frames().size() == 3; }));
+  Body data = frame_bytes(Type::data, 1, body_of(wire::Data{.item = 0, .offset = 0}), 1000);
+  data.resize(data.size() + 400);
+  stream.send(data);
+  EXPECT_TRUE(is_refused(stream, Code::timeout));
+  EXPECT_TRUE(at_rest());
+  EXPECT_EQ(store_->aborted, 1U);
+}
+
+TEST_F(ServerLimitsTest, APeerThatDoesNotReadItsBlocksIsDropped) {
+  serve();
+  ASSERT_EQ(put(client(), 1, 1, bytes_of(8 * kMiB, 1)).code, Code::ok);
+  RawStream& stream = open_stream();
+  stream.reading = false;
+  const Body key = key_of(1);
+  std::vector<wire::GetItem> items(
+      20, {.offset = 0, .length = static_cast<std::uint32_t>(8 * kMiB), .key = key});
+  stream.send(Type::get, 1, get_body(items));
+  ASSERT_TRUE(runs_until([&] { return store_->open_gets() > 0; }));
+  run_for(1000);
+  EXPECT_LE(stat("get_bytes_pinned"), kGetBytesInFlightPerPeer);
+  ASSERT_TRUE(runs_until([&] { return stat("peers_stalled") == 1; }, 2 * kPeerStallMs));
+  ASSERT_TRUE(runs_until([&] { return at_rest() && stat("peers") == 1; }));
+  EXPECT_EQ(stat("get_bytes_pinned"), 0U);
+}
+
+TEST_F(ServerLimitsTest, APeerThatDoesNotReadItsAnswersGetsNoMoreOfThem) {
+  serve();
+  RawStream& stream = open_stream();
+  stream.reading = false;
+  Body body(kBodyBytesMax);
+  wire::MatchWriter match(body, wire::MatchHead{.space = {}});
+  for (std::size_t i = 0; i < kItemsMax; ++i) ASSERT_TRUE(match.add({text_bytes("k")}));
+  // Each answer has 128 KiB: half of these fill the limit.
+  constexpr std::uint64_t kRequests = 2 * kReplyBytesQueuedPerPeer / (8 * kItemsMax);
+  for (std::uint64_t request = 1; request <= kRequests; ++request)
+    stream.send(Type::match, request, match.body());
+  ASSERT_TRUE(runs_until([&] { return stat("refused_busy") > 0; }));
+  run_for(100);
+  EXPECT_LT(stat("match_keys"), kRequests * kItemsMax * 3 / 4);
+  ASSERT_TRUE(runs_until([&] { return stat("peers_stalled") == 1 && stat("peers") == 0; },
+                         2 * kPeerStallMs));
+}
+
+TEST_F(ServerLimitsTest, WhoReadsLateGetsAllItsAnswers) {
+  fragment();
+  serve();
+  RawStream& stream = open_stream();
+  Body body(kBodyBytesMax);
+  wire::MatchWriter match(body, wire::MatchHead{.space = {}});
+  for (std::size_t i = 0; i < kItemsMax; ++i) ASSERT_TRUE(match.add({text_bytes("k")}));
+  constexpr std::uint64_t kRequests = 40;
+  for (std::uint64_t request = 1; request <= kRequests; ++request)
+    stream.send(Type::match, request, match.body());
+  ASSERT_TRUE(runs_until([&] { return stream.frames().size() == 2 + kRequests; }));
+  EXPECT_EQ(stat("refused_busy"), 0U);
+}
+
+// ---- peers that go, and what they gave up
+
+TEST_F(ServerLimitsTest, NothingOfALostPeerStays) {
+  fragment();
+  serve();
+  ASSERT_EQ(put(client(), 1, 1, bytes_of(4 * kMiB, 1)).code, Code::ok);
+  for (int round = 0; round < 8; ++round) {
+    RawClient& peer = granted_client();
+    peer.send_bytes(1, 0, 0, bytes_of(700'000, 1));
+    ask_get(peer, 2, 1, 0, static_cast<std::uint32_t>(4 * kMiB));
+    ask_get(peer, 3, 1, 0, static_cast<std::uint32_t>(4 * kMiB));
+    run_for(static_cast<std::uint64_t>(round));
+    peer.link->close(Status(Code::cancelled));
+    ASSERT_TRUE(runs_until([&] { return stat("peers") == 1 && at_rest(); })) << round;
+  }
+  EXPECT_EQ(stat("put_bytes_granted"), 0U);
+  EXPECT_EQ(stat("get_bytes_pinned"), 0U);
+  EXPECT_EQ(stat("requests_open"), 0U);
+  EXPECT_EQ(store_->aborted, 8U);
+  EXPECT_GT(stat("bytes_in"), 4 * kMiB);
+}
+
+TEST_F(ServerLimitsTest, WhatALostPeerWaitedForIsCalledBack) {
+  serve();
+  store_->hold_grants = store_->hold_gets = store_->hold_drops = true;
+  RawClient& peer = client();
+  ask_put(peer, 1, {100, 200});
+  ask_get(peer, 2, 1, 0, 10);
+  Body body(1000);
+  wire::DropWriter drop(body, Namespace{});
+  ASSERT_TRUE(drop.add({key_of(1)}));
+  peer.say_body(Type::drop, 3, drop.body());
+  ASSERT_TRUE(runs_until([&] { return store_->held() == 4; }));
+  peer.link->close(Status(Code::cancelled));
+  ASSERT_TRUE(runs_until([&] { return at_rest() && stat("peers") == 0; }));
+  store_->release();  // the answer to the drop finds nobody
+  run_for(100);
+}
+
+TEST_F(ServerLimitsTest, CancelledRequestsAreNotAnswered) {
+  fragment();
+  serve();
+  RawClient& peer = granted_client();
+  ASSERT_EQ(put(peer, 5, 1, bytes_of(6 * kMiB, 1)).code, Code::ok);
+  ask_get(peer, 6, 1, 0, static_cast<std::uint32_t>(6 * kMiB));
+  ASSERT_TRUE(runs_until([&] { return peer.got[{6, 0}].size() > kMiB; }));
+  store_->hold_grants = store_->hold_gets = store_->hold_drops = true;
+  ask_put(peer, 7, {100, 200}, 300);
+  ask_get(peer, 8, 1, 0, 10);
+  Body body(1000);
+  wire::DropWriter drop(body, Namespace{});
+  ASSERT_TRUE(drop.add({key_of(42)}));
+  peer.say_body(Type::drop, 9, drop.body());
+  ASSERT_TRUE(runs_until([&] { return store_->held() == 4; }));
+  for (const std::uint64_t request : {1, 6, 7, 8, 9})
+    peer.say(Type::cancel, request, wire::Cancel{});
+  ASSERT_TRUE(runs_until([&] { return at_rest() && stat("requests_open") == 0; }));
+  store_->release();
+  peer.say(Type::stat, 10);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::stat_reply, 10) == 1; }));
+  run_for(1000);
+  EXPECT_LT((peer.got[{6, 0}].size()), 6 * kMiB);
+  EXPECT_EQ(peer.count(Type::put_done, 1) + peer.count(Type::put_done, 7) +
+                peer.count(Type::get_block, 8),
+            0U);
+  EXPECT_EQ(peer.count(Type::drop_reply, 9), 0U);
+  EXPECT_EQ(stat("put_bytes_granted") + stat("get_bytes_pinned"), 0U);
+  EXPECT_FALSE(peer.closed);
+}
+
+// ---- the end
+
+TEST_F(ServerLimitsTest, StopLetsBegunRequestsEnd) {
+  serve();
+  RawClient& idle = client();
+  RawClient& peer = granted_client();
+  bool stopped = false;
+  server_->stop(5000, [&] { stopped = true; });
+  EXPECT_TRUE(is_refused(idle, Code::shutdown));
+  peer.say(Type::stat, 2);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::refuse, 2) == 1; }));
+  EXPECT_EQ(peer.refused(2).code, Code::shutdown);
+  EXPECT_FALSE(stopped);
+  const Body bytes = bytes_of(1'000'000, 1);
+  peer.send_bytes(1, 0, 0, bytes);
+  ASSERT_TRUE(runs_until([&] { return peer.sent == 1; }));
+  peer.commit(1, 0, crcs_of(bytes));
+  ASSERT_TRUE(runs_until([&] { return stopped; }, 4000));
+  EXPECT_EQ(put_done(peer, 1).code, Code::ok);
+  EXPECT_TRUE(is_refused(peer, Code::shutdown));
+  RawClient late(people_->network(), people_->executor(), "node:9900");
+  ASSERT_TRUE(runs_until([&] { return late.closed.has_value(); }));
+}
+
+TEST_F(ServerLimitsTest, StopWaitsNoLongerThanItsGrace) {
+  serve();
+  RawClient& peer = granted_client();
+  store_->hold_gets = true;
+  ask_get(peer, 2, 1, 0, 10);
+  ASSERT_TRUE(runs_until([&] { return store_->held() == 1; }));
+  const std::uint64_t began = now_ms();
+  bool stopped = false;
+  server_->stop(700, [&] { stopped = true; });
+  ASSERT_TRUE(runs_until([&] { return stopped; }));
+  EXPECT_GE(now_ms() - began, 700U);
+  EXPECT_LE(now_ms() - began, 1200U);
+  EXPECT_TRUE(at_rest());
+  EXPECT_TRUE(is_refused(peer, Code::shutdown));
+}
+
+TEST_F(ServerLimitsTest, StopWithoutPeersIsQuick) {
+  serve();
+  bool stopped = false;
+  server_->stop(5000, [&] { stopped = true; });
+  EXPECT_FALSE(stopped) << "never from inside the call";
+  EXPECT_TRUE(runs_until([&] { return stopped; }, 100));
+}
+
+}  // namespace
+}  // namespace memkv::testing
