@@ -2,11 +2,12 @@
 
     MemKVError
     ├── ConfigError        a setting is wrong; the message names it and what to write
-    ├── UsageError         a call or command is used against its contract
+    ├── UsageError         a call or command breaks its contract (invalid, too_large)
     ├── MissError          the block is not there (code not_found or corrupt)
     ├── ConflictError      the key is there with another length (code conflict)
     ├── UnreachableError   no node answered in time (codes unreachable, timeout)
-    ├── RefusedError       the node said no (busy, no_space, denied, shutdown, too_large, …)
+    ├── RefusedError       the node said no (busy, no_space, denied, shutdown, …)
+    ├── NixlError          NIXL is not there, is one we do not know, or cannot load the plugin
     └── InternalError      a broken invariant; please report it
 
 Each carries `code`, the word that the wire, the metrics and the docs use for it. Calls on many
@@ -83,12 +84,19 @@ class RefusedError(MemKVError):
     default_code = "busy"
 
 
+class NixlError(MemKVError):
+    """NIXL is not there, is one we do not know, or cannot load the plugin."""
+
+    default_code = "unsupported"
+
+
 class InternalError(MemKVError):
     """A broken invariant of ours."""
 
 
 _BY_CODE: dict[str, type[MemKVError]] = {
     "invalid": UsageError,
+    "too_large": UsageError,
     "not_found": MissError,
     "corrupt": MissError,
     "conflict": ConflictError,

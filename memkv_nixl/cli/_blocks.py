@@ -129,6 +129,8 @@ def _raise_unless(client: Client, code: int, good: set[str], what: str) -> None:
         "corrupt": "the block failed a check and was taken out; put it again",
         "busy": "the node is at a limit or another put of this key is under way; try again",
         "no_space": "the block is larger than the node can take",
+        "too_large": "a key has at most 512 bytes, a block at most 64 MiB",
+        "invalid": "a key has at least 1 byte, and so has a block",
     }.get(name, name)
     if name in _GONE:
         sentence = why_unreachable(client)

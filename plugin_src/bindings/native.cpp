@@ -4,10 +4,12 @@
 // exported until the request is quiet, and lets go of the GIL wherever it waits. What it refuses to
 // do: policy, retries, naming; that is Python's (memkv_nixl.agent, memkv_nixl.cli).
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <condition_variable>

@@ -95,14 +95,14 @@ def test_wrong_calls_are_refused(client: Client) -> None:
         client.put(SPACE, [b"k"], [3])
     with pytest.raises(UsageError, match="node"):
         Client([])
-    for key in (b"", b"k" * 513):
-        assert codes(client.put(SPACE, [key], [b"x"])) == ["invalid"]
+    assert codes(client.put(SPACE, [b""], [b"x"])) == ["invalid"]
+    assert codes(client.put(SPACE, [b"k" * 513], [b"x"])) == ["too_large"]
     assert codes(client.put(SPACE, [b"k"], [b""])) == ["invalid"]
 
 
 def test_too_long_a_block_is_refused_without_asking_the_node(client: Client) -> None:
     data = bytes(_native.BLOCK_BYTES_MAX + 1)
-    assert codes(client.put(SPACE, [b"huge"], [data])) in (["too_large"], ["invalid"])
+    assert codes(client.put(SPACE, [b"huge"], [data])) == ["too_large"]
 
 
 def test_a_closed_client_says_so(node: Node) -> None:
