@@ -24,7 +24,8 @@ BATCH = 16
 TCP_CHUNKS = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 DEPTHS = (1, 2, 4, 8)
 DRAM = "3GiB"  # everything of one size fits
-SMALL_DRAM = "256MiB"  # nothing of a round is left when it is asked for again
+SMALL_DRAM_BYTES = 256 << 20
+SMALL_DRAM = str(SMALL_DRAM_BYTES)  # nothing of a round is left when it is asked for again
 DEVICE_BYTES = 6 << 30
 
 Samples = dict[str, list[float]]
@@ -46,7 +47,7 @@ def _run(args: argparse.Namespace) -> int:
     sizes = [int(size) * MIB for size in args.sizes.split(",")]
     results: dict[int, Samples] = {}
     with tempfile.TemporaryDirectory(prefix="memkv-bench-", dir=args.dir) as folder:
-        files = {name: Path(folder) / name for name in ("dram", "flash", "raw")}
+        files = {name: Path(folder) / name for name in ("dram", "flash", "engine", "raw")}
         for name, path in files.items():
             _say(f"writing {DEVICE_BYTES >> 30} GiB: {name}")
             write_file(path, DEVICE_BYTES)
@@ -105,6 +106,7 @@ class _Bench:
             samples[f"write depth {depth}"].append(write)
             samples[f"read depth {depth}"].append(read)
         self._measure_flash(words, batches, samples)
+        self._measure_engine(size, batches * BATCH, samples)
 
     def _measure_flash(
         self, words: tuple[int, int, int, int, int], batches: int, samples: Samples
@@ -121,6 +123,16 @@ class _Bench:
         samples["get flash"].append(meter.measure("get", self._flash, *words))
         hits = meter.measure("number", self._flash, "hits_flash") - before
         samples["flash share"].append(hits / (batches * BATCH))
+
+    def _measure_engine(self, size: int, blocks: int, samples: Samples) -> None:
+        store = (self._files["engine"], SMALL_DRAM_BYTES)
+        put = (*store, "put", size, blocks)
+        samples["engine put"].append(self._meter.measure("engine", *put, self._round, BATCH))
+        self._round += 1
+        # Another set pushes the first out of DRAM.
+        self._meter.measure("engine", *put, self._round, BATCH)
+        get = (*store, "get", size, blocks, self._round - 1, BATCH)
+        samples["engine get"].append(self._meter.measure("engine", *get))
 
 
 def _best(samples: Samples, prefix: str) -> tuple[str, float]:
@@ -147,6 +159,16 @@ def _print_tables(results: dict[int, Samples], args: argparse.Namespace) -> None
             for name, speed in (_best(samples, p) for p in ("tcp ", "read depth ", "write depth "))
         ]
         print(f"| {size // MIB} MiB | {' | '.join(cells)} |")
+    print()
+    print("| blocks | engine alone, to flash | of raw write | from flash | of raw read |")
+    print("|---|---|---|---|---|")
+    for size, samples in results.items():
+        put = statistics.median(samples["engine put"])
+        get = statistics.median(samples["engine get"])
+        write = put / _best(samples, "write depth ")[1]
+        read = get / _best(samples, "read depth ")[1]
+        cells = f"{put / 1e9:.2f} | {write:.2f} | {get / 1e9:.2f} | {read:.2f}"
+        print(f"| {size // MIB} MiB | {cells} |")
     print()
     print("| blocks | path | GB/s | of TCP | of the device | of the lower limit | served from |")
     print("|---|---|---|---|---|---|---|")

@@ -1,13 +1,22 @@
-// memkv_bench: one measure each time it is asked, driven by `python -m memkv_nixl.bench` through
-// its standard input.
+// memkv_bench: one measure each time it is asked, driven by `python -m memkv_nixl.bench`.
 //
 // A line in is a measure with its numbers; a line out is bytes per second, or `error` and a
 // sentence:
+//
 //   tcp BLOCK_BYTES BATCH CHUNK_BYTES TOTAL_BYTES
-//   read PATH IO_BYTES DEPTH FIRST_BYTE TOTAL_BYTES          (and `write`)
-//   put ADDRESS BLOCK_BYTES BATCH BATCHES ROUND IN_FLIGHT    (and `get`; get checks the last batch
-//   byte by byte) clean ADDRESS                                            (0 when everything put
-//   is on the device) number ADDRESS NAME                                      (a number of STAT)
+//
+//   read|write PATH IO_BYTES DEPTH FIRST_BYTE TOTAL_BYTES
+//
+//   put|get ADDRESS BLOCK_BYTES BATCH BATCHES ROUND IN_FLIGHT
+//
+//   engine PATH DRAM_BYTES put|get BLOCK_BYTES BLOCKS ROUND WINDOW
+//
+//   clean ADDRESS
+//
+//   number ADDRESS NAME
+//
+// `get` checks the last batches byte by byte; `clean` waits until everything put is on the device
+// and answers 0; `number` gives a number of STAT.
 #include <cstring>
 #include <iostream>
 #include <map>
@@ -30,6 +39,7 @@ class Bench {
     if (what == "tcp") return tcp(line);
     if (what == "read" || what == "write") return raw(line, what == "write");
     if (what == "put" || what == "get") return blocks(line, what == "put");
+    if (what == "engine") return engine(line);
     if (what == "clean") return clean(line);
     if (what == "number") return number(line);
     return fail(Code::invalid, "no such measure: " + what);
@@ -82,6 +92,20 @@ class Bench {
       }
     }
     return speed;
+  }
+
+  Result<double> engine(std::istringstream& line) {
+    std::string path;
+    std::string what;
+    std::size_t dram_bytes = 0;
+    std::size_t block_bytes = 0;
+    std::size_t blocks = 0;
+    std::uint64_t round = 0;
+    std::size_t window = 0;
+    if (!(line >> path >> dram_bytes >> what >> block_bytes >> blocks >> round >> window)) {
+      return usage();
+    }
+    return engine_alone(path, dram_bytes, what == "put", block_bytes, blocks, round, window);
   }
 
   Result<double> clean(std::istringstream& line) {

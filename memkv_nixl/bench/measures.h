@@ -58,6 +58,12 @@ struct Run {
 [[nodiscard]] Result<double> get_blocks(Client& client, std::span<Blocks* const> memory,
                                         const Run& run);
 
+// The store of a file in this process, no network: puts of `blocks` until they are on the device,
+// or gets of what an earlier round put and DRAM has forgotten.
+[[nodiscard]] Result<double> engine_alone(const std::string& path, std::size_t dram_bytes, bool put,
+                                          std::size_t block_bytes, std::size_t blocks,
+                                          std::uint64_t round, std::size_t window);
+
 // Asks the node until it says that everything put is on its device.
 [[nodiscard]] Result<void> wait_until_clean(Client& client);
 // One number of the node's STAT.

@@ -4,17 +4,14 @@
 #include <chrono>
 #include <utility>
 
+#include "base/limits.h"
+
 namespace memkv {
-namespace {
-
-constexpr std::uint64_t kWaitMsMax = 365ULL * 24 * 3600 * 1000;  // more would overflow the clock
-
-}  // namespace
 
 bool Completion::wait(std::uint64_t timeout_ms) {
   std::unique_lock lock(mutex_);
   if (finishing_ == std::this_thread::get_id()) return true;
-  const auto patience = std::chrono::milliseconds(std::min(timeout_ms, kWaitMsMax));
+  const auto patience = std::chrono::milliseconds(std::min(timeout_ms, kTimeoutMsMax));
   return over_.wait_for(lock, patience, [this] { return settled_; });
 }
 

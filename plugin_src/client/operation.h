@@ -28,8 +28,8 @@ class Completion {
  public:
   // The request is over: nothing touches the caller's memory any more.
   [[nodiscard]] bool done() const { return done_.load(std::memory_order_acquire); }
-  // Waits until the request is over and `finished` has returned; true when it is. Inside `finished`
-  // it does not wait.
+  // Waits until the request is over and `finished` has returned, at most `timeout_ms` and
+  // kTimeoutMsMax; true when it is. Inside `finished` it does not wait.
   [[nodiscard]] bool wait(std::uint64_t timeout_ms);
   // Calls `finished` and lets the waiters go. Once, by whoever owns the operation at its end.
   void complete(Finished finished);

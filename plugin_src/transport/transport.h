@@ -96,7 +96,8 @@ class Link {
   // Recalls every shipment and landing of `request` (of one `item`, or wire::kAllItems): from the
   // call of `quiet` on, no byte of them is read or written any more. What is left of a frame that
   // was begun is filled with zeros (out) or thrown away (in). `quiet` comes from a later task, also
-  // when there was nothing to recall or the link is closed.
+  // when there was nothing to recall or the link is closed. A DATA frame of it that begins after
+  // this call asks on_data() as ever, which answers without pieces.
   virtual void recall(std::uint64_t request, std::uint32_t item,
                       std::move_only_function<void()> quiet) = 0;
 

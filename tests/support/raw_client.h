@@ -191,7 +191,6 @@ class RawStream {
   Body received;
   bool reading = true;
   bool ended = false;
-  [[nodiscard]] std::size_t unsent() const { return unsent_.size(); }
 
  private:
   void read_on() {
@@ -210,21 +209,22 @@ class RawStream {
     });
   }
   void write_on() {
-    writing_ = !unsent_.empty();
+    writing_ = sent_ < unsent_.size();
     if (!writing_) return;
     stream->when_writable([this] {
-      const iovec place{unsent_.data(), unsent_.size()};
+      const iovec place{unsent_.data() + sent_, unsent_.size() - sent_};
       const IoStep step = stream->write_some({&place, 1});
       if (step.code == Code::unreachable) {
         ended = true;
         return;
       }
-      unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(step.bytes));
+      sent_ += step.bytes;
       write_on();
     });
   }
 
   Body unsent_;
+  std::size_t sent_ = 0;  // of these
   bool writing_ = false;
 };
 

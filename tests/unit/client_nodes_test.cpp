@@ -171,20 +171,26 @@ TEST_F(ClientNodesTest, AnAnswerInBetweenForgivesDeadlines) {
 TEST_F(ClientNodesTest, ACancelledGetLeavesTheMemoryAlone) {
   add_node();
   open_client();
-  const Bytes block = pattern(8 * kMiB, 3);
+  const Bytes block = pattern(2 * kMiB, 3);
   plant(0, "k", block);
-  Bytes target(block.size());
-  bool finished = false;
-  const auto request = begin_get("k", target, 0, [&] { finished = true; });
-  ASSERT_TRUE(run_until([&] { return target[100'000] == block[100'000]; }));
-  request->cancel();
-  ASSERT_TRUE(run_until([&] { return finished; }));
-  EXPECT_EQ(request->codes()[0], Code::cancelled);
-  // The memory is the caller's again: what is still on the way must not land in it.
-  std::ranges::fill(target, std::byte{0x77});
-  run_for(1000);
-  EXPECT_TRUE(std::ranges::all_of(target, [](std::byte b) { return b == std::byte{0x77}; }));
-  EXPECT_EQ(fake(0).seen(Type::cancel), 1);
+  int cancelled = 0;
+  for (int when = 0; when < 60; ++when) {
+    Bytes target(block.size());
+    bool finished = false;
+    const auto request = begin_get("k", target, 0, [&] {
+      // The caller's again: what a hand still holds or what is on the way must not land in it.
+      std::ranges::fill(target, std::byte{0x77});
+      finished = true;
+    });
+    for (int step = 0; step < 10 + 5 * when; ++step) world_->step();
+    request->cancel();
+    ASSERT_TRUE(run_until([&] { return finished; }));
+    cancelled += request->codes()[0] == Code::cancelled ? 1 : 0;
+    run_for(20);
+    EXPECT_TRUE(std::ranges::all_of(target, [](std::byte b) { return b == std::byte{0x77}; }));
+  }
+  EXPECT_GT(cancelled, 30);
+  EXPECT_GE(fake(0).seen(Type::cancel), cancelled - 2);  // the first may end before they are sent
   EXPECT_EQ(fake(0).connections, 1);
   Bytes again(block.size());
   EXPECT_EQ(get_one("k", again), Code::ok);
@@ -194,28 +200,31 @@ TEST_F(ClientNodesTest, ACancelledGetLeavesTheMemoryAlone) {
 TEST_F(ClientNodesTest, ACancelledPutIsNeverPublishedWithOtherBytes) {
   add_node();
   open_client();
-  Bytes source = pattern(8 * kMiB, 4);
-  const Bytes original = source;
+  const Bytes original = pattern(2 * kMiB, 4);
   const std::string key = "k";
-  for (int when = 0; when < 6; ++when) {
+  int cancelled = 0;
+  for (int when = 0; when < 40; ++when) {
+    // Freed when the request is over: whoever reads it then is seen by the address sanitizer.
+    auto source = std::make_unique<Bytes>(original);
     const int commits = fake(0).seen(Type::commit);
-    const std::vector<PutBlock> asked = {{.key = key_bytes(key), .group = {}, .bytes = source}};
-    bool finished = false;
-    const auto request = client_->put(space_, asked, 0, [&] { finished = true; });
-    const int grants = fake(0).seen(Type::put) + 1;
-    ASSERT_TRUE(run_until([&] { return fake(0).seen(Type::put) == grants; }));
-    for (int step = 0; step < when * 40; ++step) world_->step();
+    const std::vector<PutBlock> asked = {{.key = key_bytes(key), .group = {}, .bytes = *source}};
+    const auto request = client_->put(space_, asked, 0, [&] {
+      std::ranges::fill(*source, std::byte{0x77});
+      source.reset();
+    });
+    for (int step = 0; step < 10 + 5 * when; ++step) world_->step();
     request->cancel();
-    ASSERT_TRUE(run_until([&] { return finished; }));
-    std::ranges::fill(source, std::byte{0x77});  // the caller's again
-    run_for(200);
+    ASSERT_TRUE(run_until([&] { return source == nullptr; }));
+    cancelled += request->codes()[0] == Code::cancelled ? 1 : 0;
+    run_for(20);
     EXPECT_TRUE(fake(0).blocks.empty() || fake(0).blocks[key].bytes == original);
-    EXPECT_EQ(fake(0).seen(Type::commit), commits + (request->codes()[0] == Code::ok ? 1 : 0));
+    EXPECT_LE(fake(0).seen(Type::commit), commits + 1);
     fake(0).blocks.clear();
-    source = original;
   }
-  EXPECT_EQ(put({{key, source}}), all(1, Code::ok));
-  EXPECT_EQ(fake(0).blocks[key].bytes, original);
+  EXPECT_GT(cancelled, 20);
+  EXPECT_EQ(put({{key, original}}), all(1, Code::ok));
+  EXPECT_TRUE(fake(0).blocks[key].bytes == original);
+  EXPECT_EQ(fake(0).connections, 1);
 }
 
 TEST_F(ClientNodesTest, BytesThatComeAfterTheDeadlineAreThrownAway) {
@@ -447,7 +456,7 @@ TEST_F(ClientNodesTest, ABadNetworkCostsBlocksAndNeverABytesTruth) {
     if (fired.contains("flip_network")) flips += fired.at("flip_network");
     if (fired.contains("cut_connection")) cuts += fired.at("cut_connection");
   }
-  printf("ok %d failed %d flips %lu cuts %lu\n",ok,failed,flips,cuts);  EXPECT_GT(ok, 300);
+  EXPECT_GT(ok, 300);
   EXPECT_GT(failed, 100);
   EXPECT_GT(flips, 50u);
   EXPECT_GT(cuts, 20u);
