@@ -50,8 +50,10 @@ inline constexpr std::uint64_t kPeerStallMs =
 inline constexpr std::size_t kHandsMax = 64;
 inline constexpr std::size_t kMatchKeysPerSlice = 1024;
 inline constexpr std::size_t kBlocksPerSlice = 64;  // blocks of PUT or GET begun in one task
-inline constexpr std::uint64_t kRequestBytesPerPeerMax = 16 * kMiB;  // bodies of requests that are not over
-inline constexpr std::uint32_t kReportsPerPeerPerSecond = 64;        // each may cost a read; more are ignored
+inline constexpr std::uint64_t kRequestBytesPerPeerMax =
+    16 * kMiB;  // bodies of requests that are not over
+inline constexpr std::uint32_t kReportsPerPeerPerSecond =
+    64;                                              // each may cost a read; more are ignored
 inline constexpr std::size_t kPeersRefusedMax = 64;  // beyond kPeersMax, until they have heard why
 
 // the engine
@@ -65,6 +67,13 @@ inline constexpr std::uint64_t kDeviceBytesMin =
     kSegmentsMin * kSegmentBytesMin + kMiB;  // the superblocks before the segments
 inline constexpr std::uint64_t kArenaBytesMin = 256 * kMiB;
 inline constexpr std::uint32_t kDeviceQueueDepth = 64;
+inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;      // of a MATCH
+inline constexpr std::size_t kReportsMax = 64;                   // being looked into at a time
+inline constexpr std::size_t kTombstonesWaitingMax = 64 * 1024;  // for a segment to be ready
+inline constexpr std::uint8_t kReadFailuresMax = 2;  // in a row, then a block is given up
+inline constexpr std::uint64_t kIndexEntriesMax =
+    256 * 1024 * 1024;  // when it is chosen from the capacity
+inline constexpr std::uint64_t kIndexShardsMax = 64 * 1024;
 
 // a client
 inline constexpr std::size_t kSeedsMax = 1024;
@@ -76,5 +85,12 @@ inline constexpr std::uint64_t kBackoffMsMax = 2000;
 inline constexpr std::uint64_t kMuteMsMin = 200;          // a node may be silent that long
 inline constexpr unsigned kTimeoutsInRowMax = 3;          // then a node's breaker opens
 inline constexpr std::size_t kClientBlocksMax = 1 << 20;  // under way in one client
+
+// the NIXL plugin
+inline constexpr std::uint64_t kQueryTimeoutMsDefault =
+    500;                                                     // a lookup that takes longer is a miss
+inline constexpr std::uint64_t kNoticeBytesMax = 64 * kMiB;  // that nobody fetched; the oldest go
+inline constexpr std::uint64_t kConfigBytesMax = 256 * kKiB;
+inline constexpr unsigned kRefusalsLoggedMax = 100;  // of one backend; then silence
 
 }  // namespace memkv

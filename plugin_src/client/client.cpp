@@ -353,9 +353,12 @@ std::unique_ptr<Request> ClientFace::drop(const Namespace& space,
 void ClientFace::stat(std::size_t node, std::uint64_t timeout_ms,
                       std::move_only_function<void(Result<std::string>)> got) {
   const std::shared_ptr<Operation> operation = make(Kind::stat, {}, 1, timeout_ms, {});
-  operation->finished = [asked = operation.get(), told = std::move(got)]() mutable {
+  operation->finished = [asked = operation.get(), core = core_, node,
+                         told = std::move(got)]() mutable {
     const Code code = asked->codes[0];
-    told(code == Code::ok ? Result<std::string>(std::move(asked->text)) : fail(code));
+    if (code == Code::ok) return told(std::move(asked->text));
+    const std::vector<NodeHealth> health = core->health();
+    told(fail(code, node < health.size() ? health[node].last_error : "there is no such node"));
   };
   if (node < options_.nodes.size()) {
     operation->items[0].node = static_cast<std::uint32_t>(node);

@@ -6,12 +6,6 @@
 #include "engine/verify.h"
 
 namespace memkv::engine {
-namespace {
-
-constexpr std::size_t kReportsMax = 64;
-
-}  // namespace
-
 GetId Gets::begin(const BlockId& id, std::uint32_t offset, std::uint32_t length, Got got) {
   const GetId number = next_get_++;
   ++core_.stats.gets;

@@ -4,12 +4,12 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/limits.h"
 
 namespace memkv::engine {
 namespace {
 
 constexpr std::uint64_t kEntriesPerShard = 16 * 1024;
-constexpr std::uint64_t kShardsMax = 64 * 1024;
 constexpr std::size_t kCellsMin = 16;
 
 // Where a fingerprint would like to lie; fingerprints are as good as random, except in tests with
@@ -30,7 +30,7 @@ std::size_t probe(const std::vector<Entry>& cells, const Fingerprint& print) {
 
 Index::Index(std::uint64_t entries_max) : entries_max_(entries_max) {
   const std::uint64_t wanted = std::bit_ceil(entries_max / kEntriesPerShard + 1);
-  shards_.resize(std::min(wanted, kShardsMax));
+  shards_.resize(std::min(wanted, kIndexShardsMax));
 }
 
 Index::Shard& Index::shard_of(const Fingerprint& fingerprint) {

@@ -7,12 +7,6 @@
 #include "engine/verify.h"
 
 namespace memkv::engine {
-namespace {
-
-constexpr std::uint8_t kReadFailuresMax = 2;  // in a row, then the block is given up
-
-}  // namespace
-
 struct Reader::Fetch {
   Fingerprint print;
   std::uint64_t incarnation = 0;

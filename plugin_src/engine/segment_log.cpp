@@ -11,7 +11,6 @@ namespace memkv::engine {
 namespace {
 
 constexpr int kIndexPageTries = 3;
-constexpr std::size_t kHomelessMax = 64 * 1024;
 
 }  // namespace
 
@@ -89,13 +88,13 @@ void SegmentLog::written(const BlockPlace& place, const Record* record) {
 
 void SegmentLog::tombstone(const Fingerprint& fingerprint, std::uint64_t incarnation,
                            TombstoneDone done) {
-  if (homeless_.size() >= kHomelessMax && done) {
+  if (homeless_.size() >= kTombstonesWaitingMax && done) {
     executor_.post([alive = std::weak_ptr<int>(alive_), done = std::move(done)]() mutable {
       if (!alive.expired()) done(false);
     });
     return;
   }
-  if (homeless_.size() >= kHomelessMax) return;
+  if (homeless_.size() >= kTombstonesWaitingMax) return;
   Record record{fingerprint, incarnation, 0, 0, 0, RecordKind::tombstone};
   homeless_.push_back({record, std::move(done)});
   house_homeless();
@@ -308,7 +307,7 @@ void SegmentLog::fail_pending(std::vector<Pending> lost) {
   for (Pending& pending : lost) {
     if (pending.record.kind != RecordKind::tombstone) continue;
     if (pending.done) waiting.push_back(std::move(pending.done));
-    if (homeless_.size() < kHomelessMax) homeless_.push_back({pending.record, nullptr});
+    if (homeless_.size() < kTombstonesWaitingMax) homeless_.push_back({pending.record, nullptr});
   }
   house_homeless();
   for (TombstoneDone& done : waiting) done(false);

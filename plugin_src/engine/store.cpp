@@ -20,10 +20,8 @@ namespace {
 
 using namespace engine;
 
-constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;
 constexpr std::uint64_t kBytesPerIndexEntry = 64 * kKiB;
 constexpr std::uint64_t kIndexEntriesMin = 64 * kKiB;
-constexpr std::uint64_t kIndexEntriesMax = std::uint64_t{1} << 28;
 constexpr std::uint32_t kTestArenaPagesMin = 4;
 
 class StoreImpl final : public Store {
@@ -109,7 +107,7 @@ MemoryQueue::Limits StoreImpl::limits() {
 }
 
 void StoreImpl::progress() {
-  if (life_ != Life::closed) {
+  if (life_ == Life::open || life_ == Life::closing) {
     reclaimer_.kick();
     writer_.pump();
     memory_.pump();

@@ -128,6 +128,8 @@ TEST(Crash, AReusedSegmentIsNotMistakenForItsFormerLife) {
     for (std::uint64_t i = 0; i < 300; ++i) {
       ASSERT_TRUE(rig.put("k" + std::to_string(i), bytes_from(i, 50'000)).has_value());
     }
+    rig.world->run_until([] { return false; },
+                         60);  // all of that took 10 ms: let records be written
     rig.crash();
     ASSERT_TRUE(rig.open().good());
     std::uint64_t found = 0;

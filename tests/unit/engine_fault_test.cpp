@@ -233,6 +233,117 @@ TEST(Fault, ADeviceThatTakesNothingLosesBlocksAndNeverHangs) {
   EXPECT_EQ(rig.get("after").value(), bytes_from(7, kLength));
 }
 
+// A device with a place that takes no writes.
+class BadPlace final : public Device {
+ public:
+  BadPlace(std::unique_ptr<Device> device, std::uint64_t offset, const bool& on)
+      : device_(std::move(device)), offset_(offset), on_(on) {}
+  std::uint64_t capacity_bytes() const override { return device_->capacity_bytes(); }
+  std::string name() const override { return device_->name(); }
+  void read(std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done) override {
+    device_->read(offset, std::move(pieces), std::move(done));
+  }
+  void write(std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done) override {
+    if (!on_ || offset != offset_) {
+      return device_->write(offset, std::move(pieces), std::move(done));
+    }
+    device_->flush([done = std::move(done)](Result<void>) mutable {
+      done(fail(Code::device_error, "this place is bad"));
+    });
+  }
+  void flush(DeviceDone done) override { device_->flush(std::move(done)); }
+  std::size_t in_flight() const override { return device_->in_flight(); }
+
+ private:
+  std::unique_ptr<Device> device_;
+  std::uint64_t offset_;
+  const bool& on_;
+};
+
+constexpr std::uint64_t kFirstSegment = kMiB;
+
+// The old header cannot be overwritten, so that the old life would be believed at the next start,
+// dropped blocks and all.
+TEST(Fault, ASegmentThatTakesNoHeaderIsRetired) {
+  bool bad = false;
+  Rig rig({.disk_bytes = 6 * kMiB});
+  rig.wrap = [&](std::unique_ptr<Device> device) {
+    return std::make_unique<BadPlace>(std::move(device), kFirstSegment, bad);
+  };
+  ASSERT_TRUE(rig.open().good());
+  ASSERT_TRUE(rig.put("first", bytes_from(1, kLength)).has_value());
+  ASSERT_TRUE(rig.put("dropped", bytes_from(2, kLength)).has_value());
+  ASSERT_TRUE(rig.rest());
+  ASSERT_EQ(rig.drop(id_of("dropped")), Code::ok);
+  bad = true;
+  for (std::uint64_t i = 0; i < 60; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    ASSERT_TRUE(rig.put(key, bytes_from(i, kLength)).has_value());
+    ASSERT_TRUE(rig.rest());
+    ASSERT_EQ(rig.get(key).value(), bytes_from(i, kLength));
+  }
+  EXPECT_FALSE(rig.store->match(id_of("first"), 0).present);
+  EXPECT_EQ(rig.store->stats().lost_blocks, 0u);
+  ASSERT_TRUE(rig.close().good());
+  bad = false;
+  ASSERT_TRUE(rig.open().good());
+  EXPECT_FALSE(rig.store->match(id_of("first"), 0).present);
+  EXPECT_FALSE(rig.store->match(id_of("dropped"), 0).present);
+  EXPECT_EQ(rig.get("k59").value(), bytes_from(59, kLength));
+}
+
+// The first index page cannot be written: the segment's blocks live until the restart, and those of
+// others after it.
+TEST(Fault, ASegmentThatTakesNoIndexPageIsLeft) {
+  bool bad = true;
+  Rig rig;
+  rig.wrap = [&](std::unique_ptr<Device> device) {
+    return std::make_unique<BadPlace>(std::move(device), kFirstSegment + kMiB - kPageBytes, bad);
+  };
+  ASSERT_TRUE(rig.open().good());
+  ASSERT_TRUE(rig.put("first", bytes_from(1, kLength)).has_value());
+  ASSERT_TRUE(rig.rest());
+  ASSERT_TRUE(rig.put("second", bytes_from(2, kLength)).has_value());
+  ASSERT_TRUE(rig.rest());
+  EXPECT_EQ(rig.get("first").value(), bytes_from(1, kLength));
+  ASSERT_TRUE(rig.close().good());
+  ASSERT_TRUE(rig.open().good());
+  EXPECT_FALSE(rig.store->match(id_of("first"), 0).present);
+  EXPECT_EQ(rig.get("second").value(), bytes_from(2, kLength));
+}
+
+TEST(Fault, ADropWhoseTombstoneFindsNoPlaceIsAnErrorAndIsTriedAgain) {
+  bool bad = true;
+  Rig rig;
+  rig.wrap = [&](std::unique_ptr<Device> device) {
+    return std::make_unique<BadPlace>(std::move(device), kFirstSegment + kMiB - 2 * kPageBytes,
+                                      bad);
+  };
+  ASSERT_TRUE(rig.open().good());
+  ASSERT_TRUE(rig.put("k", bytes_from(1, kLength)).has_value());
+  ASSERT_TRUE(rig.rest());
+  EXPECT_EQ(rig.drop(id_of("k")), Code::device_error);
+  EXPECT_FALSE(rig.store->match(id_of("k"), 0).present);
+  ASSERT_TRUE(rig.rest());
+  rig.crash();
+  ASSERT_TRUE(rig.open().good());
+  EXPECT_FALSE(rig.store->match(id_of("k"), 0).present) << "it went to the next segment";
+}
+
+// A block whose write fails is written in another place.
+TEST(Fault, AFailedWriteIsTriedInAnotherPlace) {
+  bool bad = true;
+  Rig rig;
+  rig.wrap = [&](std::unique_ptr<Device> device) {
+    return std::make_unique<BadPlace>(std::move(device), kFirstSegment + kPageBytes, bad);
+  };
+  ASSERT_TRUE(rig.open().good());
+  ASSERT_TRUE(rig.put("k", bytes_from(1, kLength)).has_value());
+  ASSERT_TRUE(rig.close().good());
+  ASSERT_TRUE(rig.open().good());
+  EXPECT_EQ(rig.get("k").value(), bytes_from(1, kLength));
+}
+
 TEST(Fault, CloseSaysWhatItCouldNotWrite) {
   Rig rig;
   ASSERT_TRUE(rig.open().good());

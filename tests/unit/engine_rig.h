@@ -88,6 +88,7 @@ class Rig {
     auto opened_device = process->open_device(disk);
     EXPECT_TRUE(opened_device.has_value());
     device = std::move(*opened_device);
+    if (wrap) device = wrap(std::move(device));
     arena = process->arena(options.arena_bytes);
     auto opened = wait<Result<std::unique_ptr<Store>>>([&](auto done) {
       Store::open(options.store, *device, *arena, process->executor(), random, std::move(done));
@@ -204,6 +205,8 @@ class Rig {
   }
 
   RigOptions options;
+  // Stands between the store and its device, when it is set.
+  std::function<std::unique_ptr<Device>(std::unique_ptr<Device>)> wrap;
   std::unique_ptr<sim::World> world;
   sim::Disk disk;
   SeededRandom random;
