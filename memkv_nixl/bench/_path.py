@@ -167,8 +167,8 @@ def _print_tables(results: dict[int, Samples], args: argparse.Namespace) -> None
         get = statistics.median(samples["engine get"])
         write = put / _best(samples, "write depth ")[1]
         read = get / _best(samples, "read depth ")[1]
-        cells = f"{put / 1e9:.2f} | {write:.2f} | {get / 1e9:.2f} | {read:.2f}"
-        print(f"| {size // MIB} MiB | {cells} |")
+        row = f"{put / 1e9:.2f} | {write:.2f} | {get / 1e9:.2f} | {read:.2f}"
+        print(f"| {size // MIB} MiB | {row} |")
     print()
     print("| blocks | path | GB/s | of TCP | of the device | of the lower limit | served from |")
     print("|---|---|---|---|---|---|---|")

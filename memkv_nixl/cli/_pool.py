@@ -92,5 +92,5 @@ def open_pool(args: argparse.Namespace) -> Iterator[Pool]:
 
 def why_unreachable(client: Client) -> str:
     """The last sentences of nodes that cannot be reached."""
-    sentences = [row["last_error"] for row in client.health() if row["last_error"]]
+    sentences = [str(row["last_error"]) for row in client.health() if row["last_error"]]
     return "; ".join(sentences) or "no node answered in time"

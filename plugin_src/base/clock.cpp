@@ -1,5 +1,6 @@
 #include "base/clock.h"
 
+#include <array>
 #include <ctime>
 
 namespace memkv {
@@ -18,8 +19,18 @@ class SystemClock final : public Clock {
 }  // namespace
 
 Clock& system_clock() {
-  static SystemClock clock;
-  return clock;
+  // Never destroyed: a client's thread may still ask while the process exits.
+  static SystemClock* const kept = new SystemClock;
+  return *kept;
+}
+
+std::string utc_time_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  ::gmtime_r(&now, &utc);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text.data();
 }
 
 }  // namespace memkv

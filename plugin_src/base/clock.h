@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace memkv {
 
@@ -16,5 +17,9 @@ class Clock {
 
 // The machine's monotonic clock. Thread: any.
 [[nodiscard]] Clock& system_clock();
+
+// The wall clock's time as "2026-11-21T04:05:06Z": for people who read logs; nothing is decided by
+// it. Thread: any.
+[[nodiscard]] std::string utc_time_text();
 
 }  // namespace memkv

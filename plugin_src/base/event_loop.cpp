@@ -149,11 +149,14 @@ void EpollLoop::stop() {
 
 void EpollLoop::run() {
   mind_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  if (hands_) hands_->resume();
   while (!stopping_.load(std::memory_order_acquire)) {
     wait_for_events();
     run_timers();
     run_turns();
   }
+  // Whoever called run() may now take apart what the jobs work on.
+  if (hands_) hands_->rest();
   stopping_.store(false, std::memory_order_relaxed);
   mind_.store(std::thread::id{}, std::memory_order_relaxed);
 }

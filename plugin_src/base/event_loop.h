@@ -18,7 +18,8 @@ class EventLoop : public Executor {
   [[nodiscard]] static Result<std::unique_ptr<EventLoop>> create(unsigned hands);
   ~EventLoop() override = default;  // joins the hands; tasks that were not run are destroyed
 
-  // Runs tasks until stop() was called. Thread: becomes the mind.
+  // Runs tasks until stop() was called; no hand is inside a job when it returns. Thread: becomes
+  // the mind.
   virtual void run() = 0;
   // run() returns after the task it is in. Thread: any.
   virtual void stop() = 0;

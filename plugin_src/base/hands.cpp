@@ -39,7 +39,7 @@ void Hands::give(Task job, Task done) {
 void Hands::serve() {
   std::unique_lock lock(mutex_);
   while (true) {
-    while (queue_.empty() && !stopped_) {
+    while ((queue_.empty() || resting_) && !stopped_) {
       ++idle_;
       more_.wait(lock);
       --idle_;
@@ -47,12 +47,28 @@ void Hands::serve() {
     if (stopped_) return;
     Work work = std::move(queue_.front());
     queue_.pop_front();
+    ++busy_;
     lock.unlock();
     work.job();
     work.job = nullptr;  // what the job held is gone before the mind hears of it
     deliver_(std::move(work.done));
     lock.lock();
+    if (--busy_ == 0 && resting_) all_idle_.notify_one();
   }
+}
+
+void Hands::rest() {
+  std::unique_lock lock(mutex_);
+  resting_ = true;
+  all_idle_.wait(lock, [this] { return busy_ == 0; });
+}
+
+void Hands::resume() {
+  {
+    const std::lock_guard lock(mutex_);
+    resting_ = false;
+  }
+  more_.notify_all();
 }
 
 void Hands::stop() {

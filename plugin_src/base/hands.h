@@ -24,6 +24,10 @@ class Hands {
   // Jobs are begun in the order they came. Thread: any.
   void give(Task job, Task done);
 
+  // Waits for the jobs that are being done; no other is begun until resume(). Thread: the mind.
+  void rest();
+  void resume();
+
   // Waits for the jobs that are being done and destroys the others; what is given later is
   // destroyed at once.
   void stop();
@@ -40,8 +44,11 @@ class Hands {
   std::function<void(Task)> deliver_;
   std::mutex mutex_;
   std::condition_variable more_;
+  std::condition_variable all_idle_;
   std::deque<Work> queue_;
-  std::size_t idle_ = 0;
+  std::size_t idle_ = 0;  // hands that sleep
+  std::size_t busy_ = 0;  // hands inside a job
+  bool resting_ = false;
   bool stopped_ = false;
   std::vector<std::thread> threads_;
 };

@@ -34,6 +34,8 @@ inline constexpr std::uint32_t kNodesMax = 1024;              // (format) nodes 
 
 // one step of a hand
 inline constexpr std::size_t kSliceBytes = 256 * 1024;
+inline constexpr std::size_t kStepPiecesMax = 64;      // pieces of memory that one step moves
+inline constexpr std::size_t kSystemPiecesMax = 1024;  // IOV_MAX: what one system call takes
 
 // a node
 inline constexpr std::size_t kPeersMax = 1024;
@@ -48,6 +50,8 @@ inline constexpr std::uint64_t kHelloDeadlineMs = 2000;
 inline constexpr std::uint64_t kPeerStallMs =
     15'000;  // a peer that owes bytes and moves none is dropped
 inline constexpr std::size_t kHandsMax = 64;
+inline constexpr unsigned kHandsDefaultMax = 8;  // more only when a flag asks for them
+inline constexpr std::uint32_t kWeightMax = 1'000'000;
 inline constexpr std::size_t kMatchKeysPerSlice = 1024;
 inline constexpr std::size_t kBlocksPerSlice = 64;  // blocks of PUT or GET begun in one task
 inline constexpr std::uint64_t kRequestBytesPerPeerMax =
@@ -57,6 +61,8 @@ inline constexpr std::uint32_t kReportsPerPeerPerSecond =
 inline constexpr std::size_t kPeersRefusedMax = 64;  // beyond kPeersMax, until they have heard why
 
 // the engine
+inline constexpr unsigned kIncarnationBits = 40;  // (format) an incarnation is a boot and a count
+inline constexpr std::uint64_t kBootsMax = (1u << 24) - 1;   // (format) what is left of its 64 bits
 inline constexpr std::uint64_t kPageBytes = 4096;            // (format) what flash is addressed in
 inline constexpr std::uint64_t kArenaPageBytes = 64 * 1024;  // what DRAM is handed out in
 inline constexpr std::uint64_t kSegmentBytesMax = kGiB;      // (format)
@@ -67,6 +73,7 @@ inline constexpr std::uint64_t kDeviceBytesMin =
     kSegmentsMin * kSegmentBytesMin + kMiB;  // the superblocks before the segments
 inline constexpr std::uint64_t kArenaBytesMin = 256 * kMiB;
 inline constexpr std::uint32_t kDeviceQueueDepth = 64;
+inline constexpr std::uint32_t kIndexFlushMsMax = 60'000;
 inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;      // of a MATCH
 inline constexpr std::size_t kReportsMax = 64;                   // being looked into at a time
 inline constexpr std::size_t kTombstonesWaitingMax = 64 * 1024;  // for a segment to be ready
@@ -90,6 +97,7 @@ inline constexpr std::size_t kClientBlocksMax = 1 << 20;  // under way in one cl
 inline constexpr std::uint64_t kQueryTimeoutMsDefault =
     500;                                                     // a lookup that takes longer is a miss
 inline constexpr std::uint64_t kNoticeBytesMax = 64 * kMiB;  // that nobody fetched; the oldest go
+inline constexpr std::uint64_t kPoisonedWaitMs = 1000;       // for what a broken invariant holds up
 inline constexpr std::uint64_t kConfigBytesMax = 256 * kKiB;
 inline constexpr unsigned kRefusalsLoggedMax = 100;  // of one backend; then silence
 

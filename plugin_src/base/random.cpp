@@ -26,8 +26,9 @@ class SystemRandom final : public Random {
 }  // namespace
 
 Random& system_random() {
-  static SystemRandom random;
-  return random;
+  // Never destroyed: a client's thread may still ask while the process exits.
+  static SystemRandom* const kept = new SystemRandom;
+  return *kept;
 }
 
 }  // namespace memkv

@@ -290,8 +290,10 @@ class PyClient {
   }
 
   void close() {
+    // Taken out under the GIL: another thread may be inside open_client().
+    std::shared_ptr<Client> last = std::move(client_);
     const nb::gil_scoped_release unlocked;
-    client_.reset();
+    last.reset();
   }
 
  private:
@@ -380,8 +382,10 @@ NB_MODULE(_native, module) {
            "Takes blocks out; ok means that no restart brings them back.")
       .def("stat", &PyClient::stat, nb::arg("node"), nb::arg("timeout_ms"),
            "One node's numbers: lines of `name value`.")
-      .def("health", &PyClient::health, "A dict per node: address, connected, breaker_open, …")
-      .def("stats", &PyClient::stats, "What this client did, as a dict of numbers.")
+      .def("health", &PyClient::health, nb::sig("def health(self) -> list[dict[str, int | str]]"),
+           "A dict per node: address, connected, breaker_open, …")
+      .def("stats", &PyClient::stats, nb::sig("def stats(self) -> dict[str, int]"),
+           "What this client did, as a dict of numbers.")
       .def("close", &PyClient::close,
            "Lets go; requests under way keep the connections until they end.");
 

@@ -352,6 +352,10 @@ std::unique_ptr<Request> ClientFace::drop(const Namespace& space,
 
 void ClientFace::stat(std::size_t node, std::uint64_t timeout_ms,
                       std::move_only_function<void(Result<std::string>)> got) {
+  if (gate_->in_child()) {  // the core's lock is in any state
+    return got(
+        fail(Code::unreachable, "the process forked: open a client of its own in the child"));
+  }
   const std::shared_ptr<Operation> operation = make(Kind::stat, {}, 1, timeout_ms, {});
   operation->finished = [asked = operation.get(), core = core_, node,
                          told = std::move(got)]() mutable {

@@ -64,12 +64,14 @@ class Flight {
   [[nodiscard]] bool moves_blocks() const {
     return operation_->kind == Operation::Kind::put || operation_->kind == Operation::Kind::get;
   }
+  [[nodiscard]] bool is_put() const { return operation_->kind == Operation::Kind::put; }
   [[nodiscard]] std::size_t open() const { return open_; }
   [[nodiscard]] std::uint64_t sent_ns() const { return sent_ns_; }
   [[nodiscard]] std::size_t index_of(std::uint32_t item) const { return items_[item]; }
 
   // Set while it waits to be quiet: what its items will be then. It hears nothing any more.
   std::optional<Code> draining;
+  std::size_t body_bytes = 0;  // of the frame that asked
 
  protected:
   [[nodiscard]] std::size_t size() const { return items_.size(); }

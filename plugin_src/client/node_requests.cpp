@@ -15,9 +15,10 @@ void NodeSession::submit(const std::shared_ptr<Operation>& operation,
     for (const std::uint32_t item : items) owner_.item_over(operation, item, code);
     return;
   }
-  const bool moves =
-      operation->kind == Operation::Kind::put || operation->kind == Operation::Kind::get;
-  waiting_[moves ? 1 : 0].push_back({.operation = operation, .items = std::move(items)});
+  const Operation::Kind kind = operation->kind;
+  const std::size_t queue =
+      kind == Operation::Kind::put ? 2 : (kind == Operation::Kind::get ? 1 : 0);
+  waiting_[queue].push_back({.operation = operation, .items = std::move(items)});
   pump();
 }
 
@@ -62,10 +63,20 @@ bool NodeSession::mute_since(const Flight& flight) const {
 
 std::deque<NodeSession::Part>* NodeSession::next_queue() {
   if (phase_ != Phase::welcome || active_flights_ >= limits_.requests) return nullptr;
+  // Half of what a node keeps of one peer's frames.
+  if (active_body_bytes_ + kBodyBytesMax > kRequestBytesPerPeerMax / 2) return nullptr;
   if (!waiting_[0].empty()) return &waiting_[0];
-  // A node queues twice a batch for one peer; more would be refused as busy.
-  if (!waiting_[1].empty() && active_blocks_ < 2 * limits_.batch) return &waiting_[1];
+  if (!waiting_[1].empty() && room_for_blocks(false) > 0) return &waiting_[1];
+  if (!waiting_[2].empty() && room_for_blocks(true) > 0) return &waiting_[2];
   return nullptr;
+}
+
+// A node queues twice a batch for one peer and refuses more as busy. It counts a block until the
+// last byte left, we until it came: hence the slack.
+std::size_t NodeSession::room_for_blocks(bool put) const {
+  const std::size_t all = 2 * limits_.batch - limits_.batch / 4;
+  const std::size_t room = all - std::min(all, active_blocks_);
+  return put ? std::min(room, limits_.batch - std::min(limits_.batch, active_puts_)) : room;
 }
 
 void NodeSession::pump() {
@@ -84,7 +95,8 @@ void NodeSession::launch(Part& part) {
   if (part.rest().empty()) return;
   const bool moves = kind == Operation::Kind::put || kind == Operation::Kind::get;
   const std::size_t count_max =
-      moves ? std::min(limits_.batch, 2 * limits_.batch - active_blocks_) : limits_.items;
+      moves ? std::min(limits_.batch, room_for_blocks(kind == Operation::Kind::put))
+            : limits_.items;
   const Asked asked = ask(*part.operation, part.rest(), count_max, owner_.frame_memory());
   MEMKV_CHECK(asked.count > 0, "one item of a checked request fits into a frame");
   if (asked.count == 0) {
@@ -97,10 +109,13 @@ void NodeSession::launch(Part& part) {
   const auto items = part.rest().first(asked.count);
   part.next += asked.count;
   const std::uint64_t request = next_request_++;
-  flights_.emplace(request,
-                   make_flight(request, part.operation, {items.begin(), items.end()}, now_ns()));
+  auto flight = make_flight(request, part.operation, {items.begin(), items.end()}, now_ns());
+  flight->body_bytes = asked.body.size();
   active_flights_ += 1;
+  active_body_bytes_ += flight->body_bytes;
   if (moves) active_blocks_ += asked.count;
+  if (flight->is_put()) active_puts_ += asked.count;
+  flights_.emplace(request, std::move(flight));
   send(asked.type, request, asked.body);
 }
 
@@ -223,7 +238,10 @@ void NodeSession::recall(Flight& flight, std::uint32_t item) {
 }
 
 void NodeSession::item_over(Flight& flight, std::uint32_t item, Code code) {
-  if (!flight.draining && flight.moves_blocks()) active_blocks_ -= 1;
+  if (!flight.draining) {
+    if (flight.moves_blocks()) active_blocks_ -= 1;
+    if (flight.is_put()) active_puts_ -= 1;
+  }
   owner_.item_over(flight.operation(), flight.index_of(item), code);
 }
 
@@ -235,6 +253,7 @@ std::span<std::byte> NodeSession::scratch() {
 void NodeSession::retire_if_over(Flight& flight) {
   if (flight.open() > 0) return;
   active_flights_ -= 1;
+  active_body_bytes_ -= flight.body_bytes;
   answered_ = true;
   timeouts_in_row_ = 0;
   flights_.erase(flight.request());
@@ -244,7 +263,9 @@ void NodeSession::retire_if_over(Flight& flight) {
 // From here on the flight hears nothing; it ends with `code` when its memory is quiet.
 void NodeSession::drain(Flight& flight, Code code) {
   active_flights_ -= 1;
+  active_body_bytes_ -= flight.body_bytes;
   if (flight.moves_blocks()) active_blocks_ -= flight.open();
+  if (flight.is_put()) active_puts_ -= flight.open();
   flight.draining = code;
   link_->recall(flight.request(), wire::kAllItems,
                 [weak = weak_from_this(), request = flight.request()] {
@@ -263,6 +284,8 @@ void NodeSession::drained(std::uint64_t request) {
 void NodeSession::settle_flights(Code code) {
   active_flights_ = 0;
   active_blocks_ = 0;
+  active_puts_ = 0;
+  active_body_bytes_ = 0;
   for (const auto& [request, flight] : std::exchange(flights_, {})) {
     if (!flight->draining) flight->draining = code;
     flight->end(*this, *flight->draining);

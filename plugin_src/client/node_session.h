@@ -120,6 +120,8 @@ class NodeSession final : public LinkHandler,
   // the flights
   void pump();
   [[nodiscard]] std::deque<Part>* next_queue();
+  // How many blocks may be asked for now; puts always leave a batch to gets.
+  [[nodiscard]] std::size_t room_for_blocks(bool put) const;
   void launch(Part& part);
   void refuse_oversized(Part& part);
   void on_reply(const wire::Header& header, std::span<const std::byte> body);
@@ -151,10 +153,12 @@ class NodeSession final : public LinkHandler,
   unsigned timeouts_in_row_ = 0;  // of requests
   Limits limits_;
 
-  std::array<std::deque<Part>, 2> waiting_;  // questions, then what moves blocks
+  std::array<std::deque<Part>, 3> waiting_;  // questions, gets, puts: the sooner goes first
   std::map<std::uint64_t, std::unique_ptr<Flight>> flights_;
-  std::size_t active_flights_ = 0;   // that are not draining
-  std::size_t active_blocks_ = 0;    // not over, in the active flights of PUT and GET
+  std::size_t active_flights_ = 0;  // that are not draining
+  std::size_t active_blocks_ = 0;   // not over, in the active flights of PUT and GET
+  std::size_t active_puts_ = 0;     // those of PUT
+  std::uint64_t active_body_bytes_ = 0;
   std::uint64_t first_request_ = 1;  // of this connection
   std::uint64_t next_request_ = 1;   // goes on over connections
   std::vector<std::byte> scratch_;

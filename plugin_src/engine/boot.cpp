@@ -145,6 +145,10 @@ struct Booting : std::enable_shared_from_this<Booting> {
   }
 
   void reopen(Superblock super) {
+    if (super.boot >= kBootsMax) {
+      return done(fail(Code::invalid, name() + " was opened " + std::to_string(super.boot) +
+                                          " times, which is all a store can: --format it"));
+    }
     if (super.device_bytes > capacity) {
       return done(
           fail(Code::invalid, name() + " was formatted with " + in_mib(super.device_bytes) +

@@ -14,7 +14,7 @@ Core::Core(const StoreOptions& with, const Superblock& superblock, Index entries
       index(std::move(entries)),
       residents(pages, index),
       log(runs_on, io, super, with.index_flush_ms, {[this] { nudge(); }, [this] { nudge(); }}),
-      next_incarnation((super.boot << 40) | 1),
+      next_incarnation((super.boot << kIncarnationBits) | 1),
       next_generation((super.boot << 32) | 1) {}
 
 void Core::nudge() {

@@ -69,7 +69,7 @@ bool sane(const Record& record, std::uint32_t segment_pages) {
   }
   if (record.kind != RecordKind::block) return false;
   return record.length >= 1 && record.length <= kBlockBytesMax && record.page >= 1 &&
-         record.page < segment_pages && block_pages(record.length) <= segment_pages - record.page;
+         record.page < segment_pages && block_pages(record.length) < segment_pages - record.page;
 }
 
 }  // namespace

@@ -37,6 +37,9 @@ class Puts {
   // From begin of the drop until it is durable, the block cannot be put: a restart could bring the
   // old one back over it.
   void set_dropping(const Fingerprint& print, bool dropping);
+  [[nodiscard]] bool is_dropping(const Fingerprint& print) const {
+    return dropping_.contains(print);
+  }
 
  private:
   struct Put {

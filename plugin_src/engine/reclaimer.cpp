@@ -23,9 +23,7 @@ void Reclaimer::kick() {
   if (state_ != State::idle || !wanted()) return;
   if (core_.executor.clock().now_ns() < retry_at_ns_) {
     // It failed a moment ago, and a timer is set; whoever came since does not wait for that.
-    writer_.give_up_waiting();
-    core_.log.give_up_waiting();
-    return;
+    return turn_away();
   }
   start();
 }
@@ -33,7 +31,7 @@ void Reclaimer::kick() {
 void Reclaimer::start() {
   taking_back_ = core_.log.ready_count() > 0;  // then the index is full, and a blank one is no help
   if (!taking_back_) {
-    if (const auto blank = core_.log.take_blank()) {
+    if (const auto blank = next_blank()) {
       segment_ = *blank;
       state_ = State::readying;
       return ready_header(kHeaderTries);
@@ -52,6 +50,16 @@ void Reclaimer::start() {
   state_ = State::keeping;
   choose_survivors();
   keep_next();
+}
+
+std::optional<std::uint32_t> Reclaimer::next_blank() {
+  if (const auto blank = core_.log.take_blank()) return blank;
+  if (set_aside_.empty() || set_aside_.front().until_ns > core_.executor.clock().now_ns()) {
+    return std::nullopt;
+  }
+  const std::uint32_t segment = set_aside_.front().segment;
+  set_aside_.pop_front();
+  return segment;
 }
 
 void Reclaimer::choose_survivors() {
@@ -166,6 +174,7 @@ void Reclaimer::read_back(const std::shared_ptr<Attempt>& attempt) {
                   if (!read || !std::ranges::equal(attempt->written.all(), attempt->found.all())) {
                     return header_failed(attempt->tries_left);
                   }
+                  headers_failed_in_row_ = 0;
                   if (taking_back_) evict_rest();
                   state_ = State::draining;
                   drain();
@@ -175,25 +184,32 @@ void Reclaimer::read_back(const std::shared_ptr<Attempt>& attempt) {
 void Reclaimer::header_failed(int tries_left) {
   if (tries_left > 1) return ready_header(tries_left - 1);
   if (taking_back_) return retire();
-  core_.log.become_blank(segment_);
-  give_up();
+  set_aside();
 }
 
-// The old header cannot be overwritten: the superblock says that its generation is dead, and the
-// segment is not used again until the next start.
+// The old header cannot be overwritten: the superblock says that its generation is dead.
 void Reclaimer::retire() {
   Superblock next = core_.super;
   next.oldest_generation = core_.log.generation(segment_) + 1;
   write_superblock(core_.io, next, core_.guarded([this, next](Result<void> written) {
     if (!written) return give_up();
     log(LogLevel::warning, "segment " + std::to_string(segment_) + " of " +
-                               core_.io.device().name() +
-                               " takes no new header and is not used until the next start");
+                               core_.io.device().name() + " takes no new header and is set aside");
     core_.super.oldest_generation = next.oldest_generation;
     evict_rest();
-    state_ = State::idle;
-    core_.nudge();
+    set_aside();
   }));
+}
+
+// One bad place is no reason to wait; two in a row are a device that fails.
+void Reclaimer::set_aside() {
+  set_aside_.push_back({segment_, core_.executor.clock().now_ns() + kSetAsideMs * kNsPerMs});
+  if (++headers_failed_in_row_ > 1) {
+    headers_failed_in_row_ = 0;
+    return give_up();
+  }
+  state_ = State::idle;
+  core_.nudge();
 }
 
 void Reclaimer::evict_rest() {
@@ -216,9 +232,15 @@ void Reclaimer::give_up() {
   state_ = State::idle;
   retry_at_ns_ = core_.executor.clock().now_ns() + kReclaimRetryMs * kNsPerMs;
   (void)core_.executor.after(kReclaimRetryMs * kNsPerMs, core_.guarded([this] { core_.nudge(); }));
+  turn_away();
+  core_.nudge();
+}
+
+// Nobody waits for a segment that will not come. When there is one, the index was what failed.
+void Reclaimer::turn_away() {
+  if (core_.log.ready_count() > 0) return;
   writer_.give_up_waiting();
   core_.log.give_up_waiting();
-  core_.nudge();
 }
 
 }  // namespace memkv::engine

@@ -7,16 +7,19 @@
 // compared; only then the rest leaves the index, and when nobody reads there any more, the segment
 // is ready.
 //
-// It never waits for what may not come: a block that finds no memory to move through is dropped;
-// when no segment can be readied, those who wait for one are told so, and it is tried again after
-// kReclaimRetryMs.
+// It never waits for what may not come: a block that finds no memory to move through is dropped. A
+// segment that takes no header is set aside for kSetAsideMs, and another one is readied in its
+// place; when that fails too, those who wait for one are told so, and it is tried again after
+// kReclaimRetryMs. So neither a bad place nor a moment without the device costs a segment for good.
 //
 // Thread: the mind.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/core.h"
@@ -27,6 +30,7 @@
 namespace memkv::engine {
 
 inline constexpr std::uint64_t kReclaimRetryMs = 100;
+inline constexpr std::uint64_t kSetAsideMs = 2000;
 
 class Reclaimer {
  public:
@@ -59,9 +63,12 @@ class Reclaimer {
   void read_back(const std::shared_ptr<Attempt>& attempt);
   void header_failed(int tries_left);
   void retire();
+  void set_aside();
+  [[nodiscard]] std::optional<std::uint32_t> next_blank();
   void evict_rest();
   void drain();
   void give_up();
+  void turn_away();
 
   Core& core_;
   Reader& reader_;
@@ -76,6 +83,12 @@ class Reclaimer {
   std::size_t next_survivor_ = 0;
   std::size_t keeping_ = 0;
   std::uint64_t retry_at_ns_ = 0;
+  struct SetAside {
+    std::uint32_t segment;
+    std::uint64_t until_ns;
+  };
+  std::deque<SetAside> set_aside_;  // of no living generation, as a blank one is
+  unsigned headers_failed_in_row_ = 0;
 };
 
 }  // namespace memkv::engine

@@ -106,7 +106,8 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
   }
 
   void found_life(std::uint32_t segment, std::uint64_t generation, bool tombstones_only) {
-    if (generation < super.oldest_generation) return;
+    // A life that is yet to come is no life of this store.
+    if (generation < super.oldest_generation || generation >> 32 > super.boot) return;
     auto scan = std::make_shared<Scan>();
     scan->segment = segment;
     scan->generation = generation;
@@ -129,7 +130,7 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
     }
     while (next_scan < found.size() && scanning.size() < kSegmentsInFlight &&
            failure.code == Code::ok) {
-      scanning.push_back(found[next_scan++]);
+      scanning.push_back(std::move(found[next_scan++]));  // its pages go when they are applied
       read_chunk(scanning.back());
     }
     if (!scanning.empty()) return;
@@ -202,6 +203,7 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
         tombstones = page.tombstones_before;
       }
       for (const Record& record : page.records) {
+        if (record.incarnation >> kIncarnationBits > super.boot) continue;
         if (record.kind == RecordKind::tombstone) {
           ++tombstones;
           apply_tombstone(record);
@@ -232,6 +234,8 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
   }
 
   void apply_block(const Record& record, ClosedSegment& closed) {
+    // A real segment never holds more.
+    if (closed.blocks.size() >= super.segment_pages() / 2) return;
     const Entry* known = result.index.find(record.fingerprint);
     if (known != nullptr && known->incarnation > record.incarnation) return;
     if (known == nullptr && result.index.full() && !make_room()) return;

@@ -22,9 +22,7 @@ SegmentLog::SegmentLog(Executor& executor, DeviceIo& io, const Superblock& super
       index_flush_ms_(index_flush_ms),
       hooks_(std::move(hooks)),
       segments_(super.segments),
-      open_(kNone) {
-  for (std::uint32_t number = 0; number < super.segments; ++number) blank_.push_back(number);
-}
+      open_(kNone) {}
 
 void SegmentLog::adopt(std::uint32_t number, std::uint64_t generation, std::vector<Placed> blocks) {
   Segment& segment = segments_[number];
@@ -32,7 +30,12 @@ void SegmentLog::adopt(std::uint32_t number, std::uint64_t generation, std::vect
   segment.closed = true;
   segment.blocks = std::move(blocks);
   closed_.push_back(number);
-  std::erase(blank_, number);
+}
+
+void SegmentLog::adopted() {
+  for (std::uint32_t number = 0; number < segments_.size(); ++number) {
+    if (!segments_[number].closed) blank_.push_back(number);
+  }
 }
 
 // There is room for the pages and, in the worst case, an index page for each record: the two ends
@@ -305,7 +308,10 @@ void SegmentLog::fail_pending(std::vector<Pending> lost) {
   unwritten_records_ -= lost.size();
   std::vector<TombstoneDone> waiting;
   for (Pending& pending : lost) {
-    if (pending.record.kind != RecordKind::tombstone) continue;
+    if (pending.record.kind != RecordKind::tombstone) {
+      ++lost_records_;
+      continue;
+    }
     if (pending.done) waiting.push_back(std::move(pending.done));
     if (homeless_.size() < kTombstonesWaitingMax) homeless_.push_back({pending.record, nullptr});
   }

@@ -48,6 +48,8 @@ class SegmentLog {
   // A segment that recovery found, in the order of generations; before anything else.
   void adopt(std::uint32_t segment, std::uint64_t generation, std::vector<Placed> blocks);
 
+  void adopted();  // all were found; the other segments are blank
+
   // Room for `pages` pages, or nothing while no segment is ready. Whoever got one calls written().
   [[nodiscard]] std::optional<BlockPlace> place(std::uint32_t pages);
   // The write to `place` is over; with `record` the block is there to be found and gets its index
@@ -61,6 +63,8 @@ class SegmentLog {
   [[nodiscard]] bool at_rest() const { return unwritten_records_ == 0 && homeless_.empty(); }
   // Tombstones that wait for a segment to be ready.
   [[nodiscard]] bool tombstones_wait() const { return !homeless_.empty(); }
+  // Blocks whose records found no page: a restart does not find them.
+  [[nodiscard]] std::uint64_t lost_records() const { return lost_records_; }
   // No segment will be ready: those who wait for one are told.
   void give_up_waiting();
 
@@ -80,11 +84,9 @@ class SegmentLog {
   [[nodiscard]] const std::vector<Placed>& blocks(std::uint32_t segment) const {
     return segments_[segment].blocks;
   }
-  // The oldest closed segment is no longer the log's; become_ready(), blank() or nothing (it is
-  // retired) follows.
+  // The oldest closed segment is no longer the log's; become_ready() follows, perhaps much later.
   void take_back(std::uint32_t segment);
   void become_ready(std::uint32_t segment, std::uint64_t generation);
-  void become_blank(std::uint32_t segment) { blank_.push_back(segment); }
   // Closes the open segment, so that it can be taken back. False when there is none that holds
   // anything.
   bool close_open();
@@ -141,6 +143,7 @@ class SegmentLog {
   std::uint32_t open_;
   std::deque<Pending> homeless_;
   std::uint64_t unwritten_records_ = 0;
+  std::uint64_t lost_records_ = 0;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };
 

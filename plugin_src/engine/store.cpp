@@ -2,6 +2,7 @@
 #include "engine/store.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -62,6 +63,13 @@ class StoreImpl final : public Store {
 
  private:
   [[nodiscard]] Entry* find(const BlockId& id);
+  void drop_absent(const BlockId& id, std::move_only_function<void(Code)> dropped);
+  void kill(const Fingerprint& print, std::uint64_t incarnation,
+            std::move_only_function<void(Code)> dropped);
+  void answer(std::move_only_function<void(Code)> tell, Code code);
+  [[nodiscard]] std::uint64_t lost() const {
+    return core_.stats.lost_blocks + core_.log.lost_records();
+  }
   [[nodiscard]] MemoryQueue::Limits limits();
   // Every part looks at what changed.
   void progress();
@@ -80,6 +88,9 @@ class StoreImpl final : public Store {
   std::move_only_function<void(Result<void>)> closed_;
   enum class Life : std::uint8_t { open, closing, flushing, closed } life_ = Life::open;
   std::uint64_t lost_before_close_ = 0;
+  // Drops that could not be made durable: the block is gone from here, but a restart may bring it
+  // back, so a second drop has something to do.
+  std::map<Fingerprint, std::uint64_t> failed_drops_;
 };
 
 StoreImpl::StoreImpl(const StoreOptions& options, const Superblock& super, Recovered recovered,
@@ -97,6 +108,7 @@ StoreImpl::StoreImpl(const StoreOptions& options, const Superblock& super, Recov
   for (ClosedSegment& segment : recovered.closed) {
     core_.log.adopt(segment.number, segment.generation, std::move(segment.blocks));
   }
+  core_.log.adopted();
   core_.nudge();
 }
 
@@ -108,8 +120,8 @@ MemoryQueue::Limits StoreImpl::limits() {
 
 void StoreImpl::progress() {
   if (life_ == Life::open || life_ == Life::closing) {
-    reclaimer_.kick();
     writer_.pump();
+    reclaimer_.kick();
     memory_.pump();
   }
   if (clean()) {
@@ -145,27 +157,47 @@ Found StoreImpl::match(const BlockId& id, std::uint64_t hold_ms) {
   return found;
 }
 
+void StoreImpl::answer(std::move_only_function<void(Code)> tell, Code code) {
+  core_.post([tell = std::move(tell), code]() mutable { tell(code); });
+}
+
 void StoreImpl::drop(const BlockId& id, std::move_only_function<void(Code)> dropped) {
-  const auto answer = [this](std::move_only_function<void(Code)> tell, Code code) {
-    core_.post([tell = std::move(tell), code]() mutable { tell(code); });
-  };
   if (life_ != Life::open) return answer(std::move(dropped), Code::shutdown);
   const Entry* entry = find(id);
-  if (entry == nullptr) {
-    const bool coming =
-        !id.key.empty() && id.key.size() <= kKeyBytesMax && puts_.has(core_.print_of(id));
-    return answer(std::move(dropped), coming ? Code::busy : Code::not_found);
-  }
+  if (entry == nullptr) return drop_absent(id, std::move(dropped));
   const Fingerprint print = entry->fingerprint;
   const std::uint64_t incarnation = entry->incarnation;
   core_.forget(print);
+  kill(print, incarnation, std::move(dropped));
+}
+
+// Not here is not yet gone for good: an earlier drop may be under way, or may have failed.
+void StoreImpl::drop_absent(const BlockId& id, std::move_only_function<void(Code)> dropped) {
+  if (id.key.empty() || id.key.size() > kKeyBytesMax) {
+    return answer(std::move(dropped), Code::not_found);
+  }
+  const Fingerprint print = core_.print_of(id);
+  if (puts_.has(print) || puts_.is_dropping(print)) return answer(std::move(dropped), Code::busy);
+  const auto failed = failed_drops_.find(print);
+  if (failed == failed_drops_.end()) return answer(std::move(dropped), Code::not_found);
+  kill(print, failed->second, std::move(dropped));
+}
+
+void StoreImpl::kill(const Fingerprint& print, std::uint64_t incarnation,
+                     std::move_only_function<void(Code)> dropped) {
   puts_.set_dropping(print, true);
-  core_.log.tombstone(print, incarnation,
-                      [this, print, answer, dropped = std::move(dropped)](bool durable) mutable {
-                        puts_.set_dropping(print, false);
-                        if (durable) ++core_.stats.dropped_blocks;
-                        answer(std::move(dropped), durable ? Code::ok : Code::device_error);
-                      });
+  core_.log.tombstone(
+      print, incarnation,
+      [this, print, incarnation, dropped = std::move(dropped)](bool durable) mutable {
+        puts_.set_dropping(print, false);
+        if (durable) {
+          ++core_.stats.dropped_blocks;
+          failed_drops_.erase(print);
+        } else if (failed_drops_.size() < kTombstonesWaitingMax) {
+          failed_drops_[print] = incarnation;
+        }
+        answer(std::move(dropped), durable ? Code::ok : Code::device_error);
+      });
 }
 
 void StoreImpl::when_clean(std::move_only_function<void()> tell) {
@@ -178,7 +210,7 @@ void StoreImpl::close(std::move_only_function<void(Result<void>)> closed) {
   if (life_ == Life::closed) return finish_closing({});
   if (life_ == Life::open) {
     life_ = Life::closing;
-    lost_before_close_ = core_.stats.lost_blocks;
+    lost_before_close_ = lost();
     puts_.shut_down();
     gets_.shut_down();
   }
@@ -197,14 +229,15 @@ void StoreImpl::go_on_closing() {
 
 void StoreImpl::finish_closing(Result<void> flushed) {
   life_ = Life::closed;
-  const std::uint64_t lost = core_.stats.lost_blocks - lost_before_close_;
-  if (flushed && lost > 0) {
-    flushed = fail(Code::device_error, std::to_string(lost) + " blocks could not be written to " +
-                                           core_.io.device().name() + " and are lost");
+  const std::uint64_t lost_now = lost() - lost_before_close_;
+  if (flushed && lost_now > 0) {
+    flushed =
+        fail(Code::device_error, std::to_string(lost_now) + " blocks could not be written to " +
+                                     core_.io.device().name() + " and are lost");
   }
   core_.post([this, flushed = std::move(flushed)]() mutable {
-    auto closed = std::move(closed_);
-    closed(std::move(flushed));
+    auto closed = std::exchange(closed_, nullptr);
+    if (closed) closed(std::move(flushed));
   });
 }
 

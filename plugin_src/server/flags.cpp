@@ -1,5 +1,7 @@
 #include "server/flags.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
@@ -13,10 +15,6 @@
 
 namespace memkv {
 namespace {
-
-constexpr std::uint32_t kWeightMax = 1'000'000;
-constexpr std::uint32_t kFlushMsMax = 60'000;
-constexpr unsigned kHandsDefaultMax = 8;
 
 using Apply = Result<void> (*)(Flags&, std::string_view value);
 
@@ -145,7 +143,9 @@ constexpr std::array kFlags = std::to_array<Flag>({
     {"rewrite-percent", "N", "of a segment that may be kept when it is reclaimed; default: 12",
      [](Flags& f, std::string_view v) { return set_number(f.rewrite_percent, v, 0, 100); }},
     {"index-flush-ms", "N", "how long index records wait to be written together; default: 50",
-     [](Flags& f, std::string_view v) { return set_number(f.index_flush_ms, v, 1, kFlushMsMax); }},
+     [](Flags& f, std::string_view v) {
+       return set_number(f.index_flush_ms, v, 1, kIndexFlushMsMax);
+     }},
     {"ready-fd", "N", "write one line of JSON there when it serves: address and pid",
      [](Flags& f, std::string_view v) {
        return set_number(f.ready_fd, v, 0, std::numeric_limits<int>::max());
@@ -285,7 +285,10 @@ struct Given {
 }
 
 [[nodiscard]] bool is_loopback(std::string_view host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
+  // A number, not a name that only looks like one.
+  in_addr number{};
+  const bool numeric = ::inet_pton(AF_INET, std::string(host).c_str(), &number) == 1;
+  return host == "localhost" || host == "::1" || (numeric && host.starts_with("127."));
 }
 
 [[nodiscard]] Result<void> check_sizes(const Flags& flags) {
@@ -294,13 +297,12 @@ struct Given {
                 "--segment-bytes: write a multiple of 4096 of at most 1GiB, or leave it out");
   }
   const std::uint64_t least =
-      flags.segment_bytes == 0 ? kDeviceBytesMin : kSegmentsMin * flags.segment_bytes;
+      flags.segment_bytes == 0 ? kDeviceBytesMin : kSegmentsMin * flags.segment_bytes + kMiB;
   if (flags.capacity_bytes != 0 && flags.capacity_bytes < least) {
     return fail(Code::invalid, "--capacity: " + std::to_string(flags.capacity_bytes) +
-                                   " bytes are too small; a device has at least " +
-                                   std::to_string(kSegmentsMin) + " segments, here " +
-                                   std::to_string(least) + " bytes" +
-                                   (flags.segment_bytes == 0 ? " (512MiB)" : ""));
+                                   " bytes are too small for " + std::to_string(kSegmentsMin) +
+                                   " segments; write at least " +
+                                   std::to_string((least + kMiB - 1) / kMiB) + "MiB");
   }
   if (flags.segment_bytes == 0 && flags.dram_bytes < kArenaBytesMin) {
     return fail(Code::invalid, "--dram: " + std::to_string(flags.dram_bytes) +

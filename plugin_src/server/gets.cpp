@@ -8,6 +8,16 @@
 #include "base/limits.h"
 
 namespace memkv {
+namespace {
+
+// What a range pins at the most: whole units, of the largest size there is. ship() knows better.
+std::uint64_t cost_of(const wire::GetItem& what) {
+  constexpr std::uint64_t kUnit = unit_bytes_of(kBlockBytesMax);
+  const std::uint64_t end = round_up(std::uint64_t{what.offset} + what.length, kUnit);
+  return std::min<std::uint64_t>(kBlockBytesMax, end - what.offset / kUnit * kUnit);
+}
+
+}  // namespace
 
 Result<void> Gets::begin(std::uint64_t request, std::span<const std::byte> body) {
   Request fresh;
@@ -34,7 +44,7 @@ void Gets::resume() {
     const QueuedItem next = queue_.front();
     Item* item = find(next.request, next.item, State::queued);
     MEMKV_CHECK(item != nullptr, "what is queued is there");
-    const std::uint64_t cost = std::min<std::uint64_t>(item->what.length, kBlockBytesMax);
+    const std::uint64_t cost = cost_of(item->what);
     if (bytes_pinned_ > 0 && bytes_pinned_ + cost > kGetBytesInFlightPerPeer) return;
     if (begun == kBlocksPerSlice) {
       session_.resume_later();
@@ -90,7 +100,7 @@ void Gets::ship(std::uint64_t request, std::uint32_t index, Pinned pinned) {
   item.get = pinned.get;
   std::uint64_t bytes = 0;
   for (const iovec& piece : pinned.pieces) bytes += piece.iov_len;
-  bytes_pinned_ += bytes - item.cost;  // whole units: a little more than was asked for
+  bytes_pinned_ += bytes - item.cost;
   bytes_shipping_ += bytes;
   item.cost = bytes;
 
@@ -129,41 +139,49 @@ void Gets::unpin(std::uint64_t request, std::uint32_t index, State state) {
 void Gets::cancel(std::uint64_t request, std::uint32_t item) {
   const auto found = requests_.find(request);
   if (found == requests_.end()) return;
-  remove_from(queue_, request, item);
   if (item != wire::kAllItems) {
-    if (item < found->second.items.size()) cancel_item(request, item);
+    if (find(request, item, State::queued) != nullptr) remove_from(queue_, request, item);
+    if (item < found->second.items.size() && cancel_item(request, item)) recall(request, item);
   } else {
+    remove_from(queue_, request, item);
+    bool any = false;
     const auto count = static_cast<std::uint32_t>(found->second.items.size());
     for (std::uint32_t i = 0; i < count && requests_.contains(request); ++i)
-      cancel_item(request, i);
+      any = cancel_item(request, i) || any;
+    if (any) recall(request, wire::kAllItems);
   }
   resume();
 }
 
-void Gets::cancel_item(std::uint64_t request, std::uint32_t index) {
+// True when the link has to be asked first: the block stays pinned until no hand reads it any more.
+bool Gets::cancel_item(std::uint64_t request, std::uint32_t index) {
   Item& item = requests_.at(request).items[index];
-  switch (item.state) {
-    case State::queued:
-      end(request, item);
-      return;
-    case State::asked:
-      session_.server.store.end_get(item.get);
-      bytes_pinned_ -= item.cost;
-      end(request, item);
-      return;
-    case State::shipping:
-      item.state = State::recalled;  // pinned until no hand reads it any more
-      session_.link->recall(request, index,
-                            [this, request, index, alive = std::weak_ptr<bool>(session_.alive)] {
-                              if (alive.expired()) return;
-                              unpin(request, index, State::recalled);
-                              resume();
-                            });
-      return;
-    case State::recalled:
-    case State::over:
-      return;
+  if (item.state == State::shipping) {
+    item.state = State::recalled;
+    return true;
   }
+  if (item.state == State::asked) {
+    session_.server.store.end_get(item.get);
+    bytes_pinned_ -= item.cost;
+  }
+  if (item.state == State::queued || item.state == State::asked) end(request, item);
+  return false;
+}
+
+void Gets::recall(std::uint64_t request, std::uint32_t item) {
+  session_.link->recall(request, item,
+                        [this, request, item, alive = std::weak_ptr<bool>(session_.alive)] {
+                          if (alive.expired()) return;
+                          const auto found = requests_.find(request);
+                          if (found == requests_.end()) return;
+                          const auto count = static_cast<std::uint32_t>(found->second.items.size());
+                          const std::uint32_t first = item == wire::kAllItems ? 0 : item;
+                          const std::uint32_t last = item == wire::kAllItems ? count : item + 1;
+                          for (std::uint32_t i = first; i < last; ++i) {
+                            unpin(request, i, State::recalled);
+                          }
+                          resume();
+                        });
 }
 
 void Gets::forget_waiting() {

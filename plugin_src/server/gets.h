@@ -57,7 +57,9 @@ class Gets {
   void ship(std::uint64_t request, std::uint32_t index, Pinned pinned);
   // A shipment is over, sent or recalled: its block is unpinned.
   void unpin(std::uint64_t request, std::uint32_t index, State state);
-  void cancel_item(std::uint64_t request, std::uint32_t index);
+  [[nodiscard]] bool cancel_item(std::uint64_t request, std::uint32_t index);
+  // The recalled items are over when the link says that they are quiet.
+  void recall(std::uint64_t request, std::uint32_t item);
   void end(std::uint64_t request, Item& item);
   void count_delay(std::uint64_t delay_ns);
 

@@ -7,11 +7,9 @@
 
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,6 +17,7 @@
 #include <utility>
 
 #include "base/arena.h"
+#include "base/clock.h"
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "device/block_file.h"
@@ -54,12 +53,7 @@ constexpr std::uint64_t kStopGraceMs = 5000;  // for requests that were begun wh
 
 void log_as_json(LogLevel level, std::string_view line) {
   static constexpr std::array<const char*, 4> kNames = {"debug", "info", "warning", "error"};
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  ::gmtime_r(&now, &utc);
-  std::array<char, 32> when{};
-  std::strftime(when.data(), when.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
-  const std::string text = std::string("{\"time\": \"") + when.data() + "\", \"level\": \"" +
+  const std::string text = "{\"time\": \"" + utc_time_text() + "\", \"level\": \"" +
                            kNames[static_cast<std::size_t>(level)] +
                            "\", \"message\": " + json_text(line) + "}\n";
   std::fputs(text.c_str(), stderr);

@@ -323,7 +323,8 @@ void Peer::tick() {
   if (stalled(now, reading_since_ns_, link->last_in_ns())) owes = "the rest of a frame";
   if (stalled(now, writing_since_ns_, link->last_out_ns()))
     owes = "the reading of what was sent to it";
-  if (stalled(now, puts_.owed_since_ns(), 0)) owes = "bytes of a block it was granted";
+  if (stalled(now, puts_.owed_since_ns(), in_frame ? link->last_in_ns() : 0))
+    owes = "bytes of a block it was granted";
   if (owes == nullptr) return;
   ++server.counters.peers_stalled;
   drop({Code::timeout, "owes " + std::string(owes) + " and moved none for " +

@@ -175,49 +175,57 @@ void Puts::done(std::uint64_t request, std::uint32_t index, Code code, std::uint
 void Puts::cancel(std::uint64_t request, std::uint32_t item) {
   const auto found = requests_.find(request);
   if (found == requests_.end()) return;
-  remove_from(queue_, request, item);
   if (item != wire::kAllItems) {
-    if (item < found->second.items.size()) cancel_item(request, item);
+    if (find(request, item, State::queued) != nullptr) remove_from(queue_, request, item);
+    if (item < found->second.items.size() && cancel_item(request, item)) recall(request, item);
   } else {
+    remove_from(queue_, request, item);
+    bool any = false;
     // The request goes with its last item: nothing of it is touched after that.
     const auto count = static_cast<std::uint32_t>(found->second.items.size());
     for (std::uint32_t i = 0; i < count && requests_.contains(request); ++i)
-      cancel_item(request, i);
+      any = cancel_item(request, i) || any;
+    if (any) recall(request, wire::kAllItems);
   }
   resume();
 }
 
-void Puts::cancel_item(std::uint64_t request, std::uint32_t index) {
+// True when the link has to be asked first: a hand may be inside of the block's memory.
+bool Puts::cancel_item(std::uint64_t request, std::uint32_t index) {
   Item& item = requests_.at(request).items[index];
-  switch (item.state) {
-    case State::queued:
-      end(request, item);
-      return;
-    case State::asked:
-      session_.server.store.abort_put(item.put);
-      bytes_granted_ -= item.what.length;
-      end(request, item);
-      return;
-    case State::granted:
-      // A hand may be inside of its memory: the store gets it back when the link says that it is
-      // quiet.
-      item.state = State::recalled;
-      --granted_;
-      session_.link->recall(request, index,
-                            [this, request, index, alive = std::weak_ptr<bool>(session_.alive)] {
-                              if (alive.expired()) return;
-                              Item* recalled = find(request, index, State::recalled);
-                              if (recalled == nullptr) return;
-                              session_.server.store.abort_put(recalled->put);
-                              bytes_granted_ -= recalled->what.length;
-                              end(request, *recalled);
-                              resume();
-                            });
-      return;
-    case State::recalled:
-    case State::over:
-      return;
+  if (item.state == State::granted) {
+    item.state = State::recalled;
+    --granted_;
+    return true;
   }
+  if (item.state == State::asked) {
+    session_.server.store.abort_put(item.put);
+    bytes_granted_ -= item.what.length;
+  }
+  if (item.state == State::queued || item.state == State::asked) end(request, item);
+  return false;
+}
+
+void Puts::recall(std::uint64_t request, std::uint32_t item) {
+  session_.link->recall(request, item,
+                        [this, request, item, alive = std::weak_ptr<bool>(session_.alive)] {
+                          if (alive.expired()) return;
+                          const auto found = requests_.find(request);
+                          if (found == requests_.end()) return;
+                          const auto count = static_cast<std::uint32_t>(found->second.items.size());
+                          const std::uint32_t first = item == wire::kAllItems ? 0 : item;
+                          const std::uint32_t last = item == wire::kAllItems ? count : item + 1;
+                          for (std::uint32_t i = first; i < last; ++i) give_back(request, i);
+                          resume();
+                        });
+}
+
+void Puts::give_back(std::uint64_t request, std::uint32_t index) {
+  Item* item = find(request, index, State::recalled);
+  if (item == nullptr) return;
+  session_.server.store.abort_put(item->put);
+  bytes_granted_ -= item->what.length;
+  end(request, *item);
 }
 
 void Puts::forget_waiting() {

@@ -72,7 +72,10 @@ class Puts {
   void ask(std::uint64_t request, std::uint32_t index);
   void granted(std::uint64_t request, std::uint32_t index, Result<Grant> grant);
   void done(std::uint64_t request, std::uint32_t index, Code code, std::uint64_t incarnation = 0);
-  void cancel_item(std::uint64_t request, std::uint32_t index);
+  [[nodiscard]] bool cancel_item(std::uint64_t request, std::uint32_t index);
+  // The recalled items are over when the link says that they are quiet.
+  void recall(std::uint64_t request, std::uint32_t item);
+  void give_back(std::uint64_t request, std::uint32_t index);
   // The item is over; its request too with its last one.
   void end(std::uint64_t request, Item& item);
 

@@ -48,6 +48,7 @@ Result<void> Scans::begin_drop(std::uint64_t request, std::span<const std::byte>
 }
 
 void Scans::add(std::uint64_t request, std::unique_ptr<Scan> scan) {
+  scan->serial = ++last_serial_;
   body_bytes_ += scan->body.size();
   scans_.emplace(request, std::move(scan));
   order_.push_back(request);
@@ -95,16 +96,16 @@ void Scans::drop_slice(std::uint64_t request, Scan& scan) {
   for (; scan.next < last; ++scan.next) {
     const BlockId id{
         .tenant = session_.tenant, .space = scan.drop->head(), .key = scan.drop->next()->bytes};
-    session_.server.store.drop(id, [this, request, which = &scan, index = scan.next,
+    session_.server.store.drop(id, [this, request, serial = scan.serial, index = scan.next,
                                     alive = std::weak_ptr<bool>(session_.alive)](Code code) {
-      if (!alive.expired()) dropped(request, which, index, code);
+      if (!alive.expired()) dropped(request, serial, index, code);
     });
   }
 }
 
-void Scans::dropped(std::uint64_t request, const Scan* scan, std::uint32_t index, Code code) {
+void Scans::dropped(std::uint64_t request, std::uint64_t serial, std::uint32_t index, Code code) {
   const auto found = scans_.find(request);
-  if (found == scans_.end() || found->second.get() != scan) return;  // cancelled meanwhile
+  if (found == scans_.end() || found->second->serial != serial) return;  // cancelled meanwhile
   Scan& here = *found->second;
   here.dropped[index] = code;
   if (--here.answering > 0) return;

@@ -29,6 +29,7 @@ class Scans {
 
  private:
   struct Scan {
+    std::uint64_t serial = 0;  // never the same twice; a peer may give a number again
     std::vector<std::byte> body;
     std::vector<std::byte> reply;
     // One of the two; both readers look into `body`.
@@ -43,12 +44,13 @@ class Scans {
   void add(std::uint64_t request, std::unique_ptr<Scan> scan);
   void match_slice(std::uint64_t request, Scan& scan);
   void drop_slice(std::uint64_t request, Scan& scan);
-  void dropped(std::uint64_t request, const Scan* scan, std::uint32_t index, Code code);
+  void dropped(std::uint64_t request, std::uint64_t serial, std::uint32_t index, Code code);
   void send_dropped(std::uint64_t request, const Scan& scan);
 
   Session& session_;
   std::map<std::uint64_t, std::unique_ptr<Scan>> scans_;
   std::deque<std::uint64_t> order_;
+  std::uint64_t last_serial_ = 0;
   std::uint64_t body_bytes_ = 0;
 };
 

@@ -76,20 +76,31 @@ void Outbound::Cursor::advance(const Shipment& shipment, std::uint64_t bytes) {
   }
 }
 
-std::size_t Outbound::Cursor::add_to(IoJob& job, const Shipment& shipment,
-                                     std::size_t bytes) const {
+std::size_t Outbound::Cursor::add_to(IoJob& job, const Shipment& shipment, std::size_t bytes,
+                                     std::uint64_t fed) const {
   std::size_t added = 0;
   for (std::size_t i = piece, used = piece_used; added < bytes; ++i, used = 0) {
     const iovec& from = shipment.pieces[i];
     const std::size_t part = std::min(bytes - added, from.iov_len - used);
     const auto* const start = static_cast<const std::byte*>(from.iov_base) + used;
-    if (!job.add(start, part, shipment.crcs)) break;
+    const std::size_t part_fed = std::min<std::uint64_t>(part, fed);
+    if (!job.add(start, part, shipment.crcs, part_fed)) break;
     added += part;
+    fed -= part_fed;
   }
   return added;
 }
 
 // ---- planning
+
+std::size_t Outbound::plan_piece(IoJob& job, Waiting& waiting, const Cursor& at,
+                                 std::size_t bytes) {
+  const std::uint64_t begins = waiting.total - at.left;
+  const std::uint64_t fed = std::max(waiting.fed, begins);
+  const std::size_t added = at.add_to(job, waiting.shipment, bytes, fed - begins);
+  waiting.fed = std::max(fed, begins + added);
+  return added;
+}
 
 bool Outbound::plan(IoJob& job, bool payloads) {
   job.clear();
@@ -103,7 +114,7 @@ bool Outbound::plan(IoJob& job, bool payloads) {
 
 // Each of these leaves no budget when what it planned does not end in this job: nothing may follow
 // it then.
-void Outbound::plan_open_frame(IoJob& job, std::size_t& budget) const {
+void Outbound::plan_open_frame(IoJob& job, std::size_t& budget) {
   if (!open_.open()) return;
   job.add(open_.head.data() + open_.head.size() - open_.head_left, open_.head_left);
   std::size_t added = 0;
@@ -115,8 +126,8 @@ void Outbound::plan_open_frame(IoJob& job, std::size_t& budget) const {
       added += part;
     }
   } else {
-    const Waiting& front = shipments_.front();
-    added = front.at.add_to(job, front.shipment, std::min(open_.payload_left, budget));
+    Waiting& front = shipments_.front();
+    added = plan_piece(job, front, front.at, std::min(open_.payload_left, budget));
   }
   budget = added == open_.payload_left ? budget - added : 0;
 }
@@ -140,7 +151,7 @@ void Outbound::plan_lane(IoJob& job, std::size_t& budget) {
 void Outbound::plan_payloads(IoJob& job, std::size_t& budget) {
   std::size_t frames = 0;
   for (std::size_t i = 0; i < shipments_.size(); ++i) {
-    const Waiting& waiting = shipments_[i];
+    Waiting& waiting = shipments_[i];
     Cursor at = waiting.at;
     const bool frame_is_planned = i == 0 && open_.open() && !open_.zeros;
     if (frame_is_planned) at.advance(waiting.shipment, open_.payload_left);
@@ -150,7 +161,7 @@ void Outbound::plan_payloads(IoJob& job, std::size_t& budget) {
       encode_data_head(heads_[frames], waiting.shipment, waiting.total - at.left, payload);
       if (!job.add(heads_[frames].data(), kDataHeadBytes)) return;
       ++frames;
-      const std::size_t added = at.add_to(job, waiting.shipment, std::min(payload, budget));
+      const std::size_t added = plan_piece(job, waiting, at, std::min(payload, budget));
       if (added < payload) return;
       budget -= added;
       at.advance(waiting.shipment, payload);

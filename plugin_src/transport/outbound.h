@@ -45,7 +45,7 @@ class Outbound {
 
  private:
   static constexpr std::size_t kDataHeadBytes = wire::kHeaderBytes + wire::kDataBodyBytes;
-  static constexpr std::size_t kFramesPerJob = 8;
+  static constexpr std::size_t kFramesPerJob = 24;
 
   // A place in the bytes of a shipment.
   struct Cursor {
@@ -53,13 +53,16 @@ class Outbound {
     std::size_t piece = 0;
     std::size_t piece_used = 0;
     void advance(const Shipment& shipment, std::uint64_t bytes);
-    // Adds up to `bytes` from here on; returns how many the job could take.
-    [[nodiscard]] std::size_t add_to(IoJob& job, const Shipment& shipment, std::size_t bytes) const;
+    // Adds up to `bytes` from here on, of which the CRCs had the first `fed`; returns how many the
+    // job could take.
+    [[nodiscard]] std::size_t add_to(IoJob& job, const Shipment& shipment, std::size_t bytes,
+                                     std::uint64_t fed) const;
   };
   struct Waiting {
     Shipment shipment;
     std::uint64_t total = 0;
-    Cursor at;  // what is not in the stream yet
+    Cursor at;              // what is not in the stream yet
+    std::uint64_t fed = 0;  // bytes the CRCs have had: what was ever planned
     bool recalled = false;
   };
   // The DATA frame whose first byte was written and whose last was not. Its payload is the front
@@ -72,7 +75,9 @@ class Outbound {
     [[nodiscard]] bool open() const { return head_left + payload_left > 0; }
   };
 
-  void plan_open_frame(IoJob& job, std::size_t& budget) const;
+  void plan_open_frame(IoJob& job, std::size_t& budget);
+  [[nodiscard]] static std::size_t plan_piece(IoJob& job, Waiting& waiting, const Cursor& at,
+                                              std::size_t bytes);
   void plan_lane(IoJob& job, std::size_t& budget);
   void plan_payloads(IoJob& job, std::size_t& budget);
   void open_next_frame();

@@ -19,7 +19,6 @@ namespace {
 constexpr int kKeepaliveIdleS = 10;
 constexpr int kKeepaliveIntervalS = 5;
 constexpr int kKeepaliveProbes = 3;
-constexpr std::size_t kPiecesMax = 1024;  // IOV_MAX
 constexpr std::size_t kDrainBytes = 1024 * 1024;
 
 void set_option(int fd, int level, int name, int value) {
@@ -29,7 +28,7 @@ void set_option(int fd, int level, int name, int value) {
 msghdr message_of(std::span<const iovec> pieces) {
   msghdr message{};
   message.msg_iov = const_cast<iovec*>(pieces.data());
-  message.msg_iovlen = std::min(pieces.size(), kPiecesMax);
+  message.msg_iovlen = std::min(pieces.size(), kSystemPiecesMax);
   return message;
 }
 
@@ -90,11 +89,15 @@ void TcpStream::when_writable(std::move_only_function<void()> ready) {
 // One shot: while nobody waits, nothing wakes the mind, and arming looks at the socket again.
 void TcpStream::arm() {
   const unsigned events = (readable_ ? EPOLLIN : 0U) | (writable_ ? EPOLLOUT : 0U);
-  if (const auto watched =
-          loop_.watch(fd_, events | EPOLLONESHOT, [this](unsigned ready) { on_events(ready); });
-      !watched) {
-    log(LogLevel::error, peer_ + ": " + watched.error().text);
-  }
+  const auto watched =
+      loop_.watch(fd_, events | EPOLLONESHOT, [this](unsigned ready) { on_events(ready); });
+  if (watched) return;
+  // Nobody would ever hear of this stream again: it ends instead.
+  log(LogLevel::error, peer_ + ": " + watched.error().text);
+  ::shutdown(fd_, SHUT_RDWR);
+  loop_.post([this, life = std::weak_ptr<bool>(life_)] {
+    if (!life.expired()) on_events(EPOLLHUP);
+  });
 }
 
 void TcpStream::on_events(unsigned events) {

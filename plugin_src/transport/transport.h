@@ -56,7 +56,7 @@ struct Shipment {
   std::uint32_t item = 0;
   std::uint32_t offset = 0;   // in the block, of the first byte
   std::vector<iovec> pieces;  // stays valid until `sent` was called or the shipment was recalled
-  UnitCrcs* crcs = nullptr;   // fed with the bytes as they leave
+  UnitCrcs* crcs = nullptr;   // fed with the bytes as they leave; one step ahead
   std::move_only_function<void()> sent;  // all bytes are in the stream; may call send() and ship().
                                          // Not called after recall or close
 };

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memkv_nixl._native import Client
 
 from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
+from memkv_nixl._native import Client
 from tests.integration.nodes import Node
 
 SPACE = namespace_id("kill")

@@ -138,7 +138,7 @@ def test_help_and_version(run: Run) -> None:
         ([], ["--device is missing", "--capacity 10GiB"]),
         (["--devise", "x"], ["--devise is not a flag", "did you mean --device?"]),
         (["--device", "x", "--capacity", "ten"], ["--capacity", "'ten' is not a size", "10GiB"]),
-        (["--device", "x", "--capacity", "100MiB"], ["--capacity", "too small", "512MiB"]),
+        (["--device", "x", "--capacity", "100MiB"], ["--capacity", "too small", "513MiB"]),
         (["--device", "x", "--listen", "0.0.0.0:9900"], ["beyond loopback", "--insecure"]),
         (["--device", "x", "--listen", "0.0.0.0:9900", "--insecure"], ["--advertise HOST:PORT"]),
         (["--flags-file", "/no/such.flags"], ["'/no/such.flags' cannot be read"]),
@@ -176,7 +176,7 @@ def test_a_device_that_is_too_small(run: Run, tmp_path: Path) -> None:
 def test_a_device_is_never_shrunk(run: Run, serve: Serve, tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert serve("--device", data, *SIZES).end(signal.SIGTERM)[0] == 0
-    smaller = ("--capacity", "32MiB", "--segment-bytes", "8MiB", "--dram", "64MiB")
+    smaller = ("--capacity", "48MiB", "--segment-bytes", "8MiB", "--dram", "64MiB")
     refuses(run("--device", data, *smaller), 1, "never shrunk", "64 MiB")
     assert data.stat().st_size == 64 << 20
 

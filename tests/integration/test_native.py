@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memkv_nixl._native import Client, Request
 
 from memkv_nixl import _native
 from memkv_nixl._errors import CODES, UnreachableError, UsageError
 from memkv_nixl._namespace import namespace_id
+from memkv_nixl._native import Client, Request
 from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place
 from tests.integration.nodes import Node
 

@@ -26,6 +26,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -65,11 +66,14 @@ class Disk {
  public:
   explicit Disk(std::uint64_t bytes) : bytes_(bytes) {}
   [[nodiscard]] std::vector<std::byte>& bytes() { return bytes_; }
+  // Every write that touches one of these pages fails (bad_page); reads find what was there before.
+  [[nodiscard]] std::set<std::uint64_t>& bad_pages() { return bad_pages_; }
   // The device that is open on it; 0: none. The world's.
   [[nodiscard]] std::uint64_t& holder() { return holder_; }
 
  private:
   std::vector<std::byte> bytes_;
+  std::set<std::uint64_t> bad_pages_;
   std::uint64_t holder_ = 0;
 };
 
@@ -101,7 +105,7 @@ class World {
   [[nodiscard]] virtual std::unique_ptr<Process> spawn(const std::string& name) = 0;
   // Runs the next event; false when there is none.
   virtual bool step() = 0;
-  // Runs until `done()` or nothing is left or `virtual_ms` have passed; true when `done()`.
+  // Runs until `done()` (true) or `virtual_ms` have passed; time passes also when nothing is left.
   virtual bool run_until(const std::function<bool()>& done, std::uint64_t virtual_ms = 60'000) = 0;
   // Runs `task` after `delay_ns`; it belongs to no process (a test's script, which may kill any).
   virtual void after(std::uint64_t delay_ns, Task task) = 0;

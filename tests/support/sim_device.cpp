@@ -202,6 +202,12 @@ Result<void> DiskQueue::write(const Operation& operation) {
   if (core->fires(core->faults.fail_write, "fail_write", at)) {
     return fail(Code::device_error, "simulated: write failed: " + at());
   }
+  const auto bad = disk->bad_pages().lower_bound(operation.offset / kPageBytes);
+  if (bad != disk->bad_pages().end() && *bad < (operation.offset + operation.bytes) / kPageBytes) {
+    core->count("bad_page");
+    core->tell("bad_page " + at());
+    return fail(Code::device_error, "simulated: bad page: " + at());
+  }
   if (core->fires(core->faults.torn_write, "torn_write", at)) {
     put_some_pages(operation);
     return fail(Code::device_error, "simulated: write torn: " + at());

@@ -178,8 +178,7 @@ bool Core::run_until(const std::function<bool()>& done, std::uint64_t virtual_ms
   const std::uint64_t end = clock_.now + virtual_ms * kNsPerMs;
   while (!done()) {
     drop_stale();
-    if (heap_.empty()) return false;
-    if (heap_.front().at > end) {
+    if (heap_.empty() || heap_.front().at > end) {
       clock_.now = end;
       return false;
     }

@@ -13,9 +13,8 @@ namespace memkv {
 namespace {
 
 TEST(Arena, IsRoundedUpAlignedAndZero) {
-  for (const std::size_t asked :
-       {std::size_t{0}, std::size_t{1}, std::size_t{64 * 1024}, std::size_t{64 * 1024 + 1},
-        std::size_t{5 * 1024 * 1024 + 1}}) {
+  for (const std::size_t asked : {std::size_t{0}, std::size_t{1}, std::size_t{64 * 1024},
+                                  std::size_t{64 * 1024 + 1}, std::size_t{5 * 1024 * 1024 + 1}}) {
     const auto arena = map_arena(asked);
     ASSERT_TRUE(arena) << arena.error().message();
     const auto memory = (*arena)->memory();
@@ -23,7 +22,8 @@ TEST(Arena, IsRoundedUpAlignedAndZero) {
     EXPECT_LT(memory.size(), asked + 2 * 1024 * 1024 + 1);
     EXPECT_EQ(memory.size() % kArenaPageBytes, 0U);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory.data()) % kArenaPageBytes, 0U);
-    EXPECT_TRUE(std::all_of(memory.begin(), memory.end(), [](std::byte b) { return b == std::byte{}; }));
+    EXPECT_TRUE(
+        std::all_of(memory.begin(), memory.end(), [](std::byte b) { return b == std::byte{}; }));
     std::memset(memory.data(), 0x5a, memory.size());
     EXPECT_EQ(memory.back(), std::byte{0x5a});
     EXPECT_FALSE((*arena)->kind().empty());

@@ -247,6 +247,28 @@ TEST(EventLoop, AJobIsOverBeforeItsDone) {
   EXPECT_EQ(done, kJobs);
 }
 
+TEST(EventLoop, NoHandIsInsideAJobWhenRunReturns) {
+  for (int round = 0; round < 20; ++round) {
+    const auto loop = make_loop(2);
+    bool finished = false;  // not atomic: the end of run() itself must order the accesses
+    bool done = false;
+    loop->offload(
+        [&] {
+          loop->stop();
+          for (int i = 0; i < 200; ++i) std::this_thread::yield();
+          finished = true;
+        },
+        [&] {
+          done = true;
+          loop->stop();
+        });
+    loop->run();
+    EXPECT_TRUE(finished);
+    if (!done) loop->run();  // what was stopped goes on
+    EXPECT_TRUE(done);
+  }
+}
+
 // ---- descriptors
 
 TEST(EventLoop, AWatchIsLevelTriggeredUnlessAskedOtherwise) {

@@ -154,7 +154,7 @@ TEST(Flags, WrongValuesAreNamedWithWhatToWrite) {
   EXPECT_TRUE(
       refused(parse_more({"--capacity", "ten"}), {"--capacity", "'ten' is not a size", "10GiB"}));
   EXPECT_TRUE(refused(parse_more({"--capacity", "0"}), {"--capacity", "size of 0"}));
-  EXPECT_TRUE(refused(parse_more({"--capacity", "100MiB"}), {"--capacity", "too small", "512MiB"}));
+  EXPECT_TRUE(refused(parse_more({"--capacity", "100MiB"}), {"--capacity", "too small", "513MiB"}));
   EXPECT_TRUE(refused(parse_more({"--dram", "1MiB"}), {"--dram", "too small", "256MiB"}));
   EXPECT_TRUE(
       refused(parse_more({"--segment-bytes", "5000"}), {"--segment-bytes", "multiple of 4096"}));

@@ -1,0 +1,190 @@
+#include "sim/oracle.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/fingerprint.h"
+#include "client/placement.h"
+
+namespace memkv::sim {
+namespace {
+
+std::vector<std::byte> bytes_of(std::uint64_t seed, unsigned number, std::uint32_t length) {
+  SeededRandom random(seed ^ (number * 0xd1342543de82ef95ULL));
+  std::vector<std::byte> bytes(length);
+  std::size_t at = 0;
+  for (; at + sizeof(std::uint64_t) <= bytes.size(); at += sizeof(std::uint64_t)) {
+    const std::uint64_t word = random.next();
+    std::memcpy(bytes.data() + at, &word, sizeof word);
+  }
+  for (; at < bytes.size(); ++at) bytes[at] = static_cast<std::byte>(random.next());
+  return bytes;
+}
+
+bool holds(const Value& value, std::uint32_t offset, std::span<const std::byte> bytes) {
+  return value.first_begin != 0 && offset <= value.bytes.size() &&
+         bytes.size() <= value.bytes.size() - offset &&
+         std::memcmp(value.bytes.data() + offset, bytes.data(), bytes.size()) == 0;
+}
+
+}  // namespace
+
+std::string to_string(const Identity& id) {
+  return "tenant " + std::to_string(id.tenant) + " space " + std::to_string(id.space) + " key " +
+         std::to_string(id.key);
+}
+
+Value& Oracle::value_for(const Identity& id, bool fresh, std::uint32_t length) {
+  History& history = histories_[id];
+  if (!history.values.empty() && !history.dropped && !fresh) return *history.values.back();
+  history.dropped = false;
+  auto value = std::make_unique<Value>();
+  value->number = next_value_++;
+  value->id = id;
+  value->bytes = bytes_of(seed_, value->number, length);
+  history.values.push_back(std::move(value));
+  return *history.values.back();
+}
+
+std::uint32_t Oracle::likely_length(const Identity& id) const {
+  const History* history = history_of(id);
+  if (history == nullptr || history->values.empty()) return 0;
+  return static_cast<std::uint32_t>(history->values.back()->bytes.size());
+}
+
+std::uint64_t Oracle::begin_put(Value& value) {
+  ++now_;
+  if (value.first_begin == 0) value.first_begin = now_;
+  ++value.open;
+  ++value.puts;
+  return now_;
+}
+
+Finding Oracle::end_put(Value& value, std::uint64_t began, Code code) {
+  value.last_end = ++now_;
+  --value.open;
+  History& history = histories_[value.id];
+  if (code == Code::ok) history.puts.push_back({began, now_, value.number, code});
+  if (collides_ || (code != Code::exists && code != Code::conflict)) return {};
+  const bool same = code == Code::exists;
+  const bool possible = std::ranges::any_of(history.values, [&](const auto& other) {
+    return other->puts > (other.get() == &value ? 1u : 0u) &&
+           (other->bytes.size() == value.bytes.size()) == same;
+  });
+  if (possible) return {};
+  return "put of " + to_string(value.id) + " says " + std::string(code_name(code)) + ", but no " +
+         (same ? "value of this length" : "value of another length") + " was ever put there";
+}
+
+void Oracle::end_drop(const Identity& id, std::uint64_t began, Code code) {
+  ++now_;
+  if (code != Code::ok && code != Code::not_found) return;
+  History& history = histories_[id];
+  history.drops.push_back({began, now_, 0, code});
+  history.dropped = true;
+}
+
+const Oracle::History* Oracle::history_of(const Identity& id) const {
+  const auto found = histories_.find(id);
+  return found == histories_.end() ? nullptr : &found->second;
+}
+
+unsigned Oracle::node_of(const Identity& id) const {
+  std::array<PlacementNode, kNodes> nodes;
+  for (unsigned i = 0; i < kNodes; ++i) {
+    nodes[i] = {node_id_of("node" + std::to_string(i) + ":9900"), 100};
+  }
+  const Namespace space = space_of(id.space);
+  const auto group = group_fingerprint(space.id, key_bytes(id.key));
+  return static_cast<unsigned>(place(group, nodes).value_or(0));
+}
+
+bool Oracle::restarted_since(const Identity& id, std::uint64_t then) const {
+  const auto& starts = starts_[node_of(id)];
+  return !starts.empty() && starts.back() > then;
+}
+
+Finding Oracle::why_dead(const History& history, const Value& value, std::uint64_t began) const {
+  if (value.open > 0) return {};
+  for (const Acknowledged& drop : history.drops) {
+    if (drop.began < value.last_end || drop.ended > began) continue;
+    const bool restarted = restarted_since(value.id, drop.began);
+    if (restarted && (drop.code == Code::not_found || disk_lied_)) continue;
+    return "value " + std::to_string(value.number) + " was dropped (" +
+           std::string(code_name(drop.code)) + ") before the get began";
+  }
+  for (const Acknowledged& put : history.puts) {
+    if (put.value == value.number || put.began < value.last_end || put.ended > began) continue;
+    if (restarted_since(value.id, put.began)) continue;
+    return "value " + std::to_string(value.number) + " was replaced by value " +
+           std::to_string(put.value) + " before the get began";
+  }
+  return {};
+}
+
+Finding Oracle::check_get(const Identity& id, std::uint32_t offset,
+                          std::span<const std::byte> bytes, std::uint64_t began,
+                          std::set<unsigned>& values) const {
+  const History* history = history_of(id);
+  std::set<unsigned> possible;
+  bool bytes_known = false;
+  Finding dead;
+  if (history != nullptr) {
+    for (const auto& value : history->values) {
+      if (!holds(*value, offset, bytes)) continue;
+      bytes_known = true;
+      if (Finding why = why_dead(*history, *value, began); !why.empty()) {
+        dead = std::move(why);
+      } else if (values.empty() || values.contains(value->number)) {
+        possible.insert(value->number);
+      }
+    }
+  }
+  if (!possible.empty()) {
+    values = std::move(possible);
+    return {};
+  }
+  const std::string what = "get of " + to_string(id) + " from " + std::to_string(offset) + ", " +
+                           std::to_string(bytes.size()) + " bytes, says ok, but ";
+  if (!dead.empty()) return what + "these are stale: " + dead;
+  if (bytes_known) return what + "its ranges are of different values";
+  return what + explain(id, bytes, offset);
+}
+
+// Whose bytes they are, for whoever has to find out why.
+Finding Oracle::explain(const Identity& id, std::span<const std::byte> bytes,
+                        std::uint32_t offset) const {
+  for (const auto& [other, history] : histories_) {
+    for (const auto& value : history.values) {
+      if (bytes.size() >= 8 && holds(*value, offset, bytes)) {
+        return "these are the bytes of " + to_string(other) + " value " +
+               std::to_string(value->number);
+      }
+    }
+  }
+  const History* history = history_of(id);
+  if (history == nullptr) return "nothing was ever put there";
+  for (const auto& value : history->values) {
+    if (offset + bytes.size() > value->bytes.size()) continue;
+    const auto wanted = std::span(value->bytes).subspan(offset, bytes.size());
+    const auto first = std::ranges::mismatch(wanted, bytes).in1 - wanted.begin();
+    if (first < 8) continue;
+    return "these are bytes of value " + std::to_string(value->number) + " up to byte " +
+           std::to_string(first) + " only";
+  }
+  return "these bytes were never put there";
+}
+
+Finding Oracle::check_match(const Identity& id, std::uint32_t length) const {
+  if (collides_) return {};
+  const History* history = history_of(id);
+  const bool possible =
+      history != nullptr && std::ranges::any_of(history->values, [&](const auto& value) {
+        return value->first_begin != 0 && value->bytes.size() == length;
+      });
+  if (possible) return {};
+  return "match of " + to_string(id) + " finds a block of " + std::to_string(length) +
+         " bytes; none was ever put there";
+}
+
+}  // namespace memkv::sim
