@@ -127,6 +127,7 @@ class UringDevice final : public Device {
       refused_;  // over without a part; delivered by a task of their own
   std::uint64_t next_number_ = 1;
   std::size_t in_flight_ = 0;
+  std::uint64_t bytes_in_device_ = 0;  // of the parts in flight
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
@@ -231,10 +232,14 @@ void UringDevice::pump() {
     flushes_.pop_front();
     prepared = true;
   }
-  while (!free_slots_.empty() && !waiting_.empty()) {
+  // Few bytes at a time: a device that works on everything at once finishes everything late, and
+  // nobody can send the first block while the last is read.
+  while (!free_slots_.empty() && !waiting_.empty() && bytes_in_device_ < kDeviceBytesInFlight) {
     const auto operation = waiting_.front();
     if (!operation->all_cut()) {
+      const std::uint64_t cut_before = operation->cut_bytes;
       cut_part(operation);
+      bytes_in_device_ += operation->cut_bytes - cut_before;
       prepared = true;
     }
     if (operation->all_cut()) waiting_.pop_front();
@@ -330,6 +335,7 @@ void UringDevice::reap(std::vector<std::shared_ptr<Operation>>& over) {
     ::io_uring_cqe_seen(&ring_, cqe);
     Slot& slot = slots_[index];
     complete(slot, moved);
+    bytes_in_device_ -= slot.bytes;
     auto operation = std::move(slot.operation);
     free_slots_.push_back(index);
     if (operation->parts_in_flight > 0 || !operation->all_cut()) continue;
