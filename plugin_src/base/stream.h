@@ -36,7 +36,10 @@ class Stream {
 
   // Calls `ready` once, on the mind, when a read (write) may move bytes or would report the end.
   // One pending call per direction; close() forgets both. Thread: the mind.
-  virtual void when_readable(std::move_only_function<void()> ready) = 0;
+  //
+  // A reader that is sure of `enough` bytes more may be left asleep until so many are there: to be
+  // woken for every packet costs both ends more than the bytes.
+  virtual void when_readable(std::move_only_function<void()> ready, std::size_t enough = 1) = 0;
   virtual void when_writable(std::move_only_function<void()> ready) = 0;
 
   // Breaks the pipe at once: pending calls are forgotten, later steps answer `unreachable`. The

@@ -44,6 +44,12 @@ void Inbound::plan(IoJob& job) {
   }
 }
 
+std::size_t Inbound::bytes_sure() const {
+  if (state_ == State::payload) return payload_left_;
+  if (state_ == State::body && body_is_large()) return header_.body_bytes - body_filled_;
+  return 1;
+}
+
 void Inbound::plan_inbox(IoJob& job, std::size_t bytes_max) {
   if (inbox_begin_ > 0) {
     std::memmove(inbox_.data(), inbox_.data() + inbox_begin_, inbox_size());

@@ -38,6 +38,8 @@ class Inbound {
   // The handler is not called any more. Thread: the mind, also from inside the handler.
   void stop() { stopped_ = true; }
 
+  // The frame in work needs so many bytes more, at least 1.
+  [[nodiscard]] std::size_t bytes_sure() const;
   // True in the middle of a frame: an end of the stream here loses something.
   [[nodiscard]] bool inside_frame() const { return state_ != State::header || inbox_size() > 0; }
 

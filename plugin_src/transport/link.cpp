@@ -98,7 +98,7 @@ class StreamLink final : public Link {
 // ---- in
 
 void StreamLink::wait_readable() {
-  stream_->when_readable([this] { read_more(); });
+  stream_->when_readable([this] { read_more(); }, inbound_.bytes_sure());
 }
 
 void StreamLink::read_more() {

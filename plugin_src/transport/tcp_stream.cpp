@@ -20,6 +20,7 @@ constexpr int kKeepaliveIdleS = 10;
 constexpr int kKeepaliveIntervalS = 5;
 constexpr int kKeepaliveProbes = 3;
 constexpr std::size_t kDrainBytes = 1024 * 1024;
+constexpr std::size_t kLowWaterMax = 256 * kKiB;
 
 void set_option(int fd, int level, int name, int value) {
   ::setsockopt(fd, level, name, &value, sizeof value);
@@ -74,8 +75,11 @@ IoStep TcpStream::write_some(std::span<const iovec> pieces) {
   return put >= 0 ? IoStep{Code::ok, static_cast<std::size_t>(put)} : failed_step();
 }
 
-void TcpStream::when_readable(std::move_only_function<void()> ready) {
+void TcpStream::when_readable(std::move_only_function<void()> ready, std::size_t enough) {
   if (fd_ < 0) return;
+  const int low_water = static_cast<int>(std::min(enough, kLowWaterMax));
+  if (low_water != low_water_) set_option(fd_, SOL_SOCKET, SO_RCVLOWAT, low_water);
+  low_water_ = low_water;
   readable_ = std::move(ready);
   arm();
 }

@@ -19,7 +19,7 @@ class TcpStream final : public Stream {
 
   [[nodiscard]] IoStep read_some(std::span<const iovec> pieces) override;
   [[nodiscard]] IoStep write_some(std::span<const iovec> pieces) override;
-  void when_readable(std::move_only_function<void()> ready) override;
+  void when_readable(std::move_only_function<void()> ready, std::size_t enough) override;
   void when_writable(std::move_only_function<void()> ready) override;
   void close() override;
   [[nodiscard]] std::string peer() const override { return peer_; }
@@ -29,7 +29,8 @@ class TcpStream final : public Stream {
   void on_events(unsigned events);
 
   EventLoop& loop_;
-  int fd_;  // -1 when closed
+  int fd_;             // -1 when closed
+  int low_water_ = 1;  // bytes below which the kernel does not call a reader
   std::string peer_;
   std::move_only_function<void()> readable_;
   std::move_only_function<void()> writable_;

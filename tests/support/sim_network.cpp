@@ -118,7 +118,7 @@ class SimStream final : public Stream {
   IoStep write_some(std::span<const iovec> pieces) override {
     return connection_->write(side_, pieces);
   }
-  void when_readable(std::move_only_function<void()> ready) override {
+  void when_readable(std::move_only_function<void()> ready, std::size_t /*enough*/) override {
     if (!connection_->usable(side_)) return;
     MEMKV_CHECK(!connection_->ends[side_].on_readable, "one pending when_readable a stream");
     connection_->ends[side_].on_readable = std::move(ready);

@@ -229,6 +229,32 @@ TEST(TcpStream, IsReadyWhenThereIsSomething) {
   EXPECT_EQ(ready, 1) << "one call for each when_readable";
 }
 
+TEST(TcpStream, AReaderThatIsSureOfMoreIsLeftAsleepUntilItIsThere) {
+  TcpPair pair;
+  constexpr std::size_t kEnough = 100'000;
+  int ready = 0;
+  pair.far->when_readable([&] { ++ready; }, kEnough);
+  const std::string half(kEnough / 2, 'h');
+  EXPECT_EQ(write_text(*pair.near, half).bytes, half.size());
+  bool later = false;
+  (void)pair.loop->after(2 * kNsPerMs, [&] { later = true; });
+  ASSERT_TRUE(pair.run_until([&] { return later; }));
+  EXPECT_EQ(ready, 0);
+  EXPECT_EQ(write_text(*pair.near, half).bytes, half.size());
+  ASSERT_TRUE(pair.run_until([&] { return ready > 0; }));
+  std::vector<char> text(2 * kEnough);
+  const iovec piece{text.data(), text.size()};
+  EXPECT_EQ(pair.far->read_some({&piece, 1}).bytes, kEnough);
+  // Whoever is sure of nothing hears of every byte, and everybody of the end.
+  pair.far->when_readable([&] { ++ready; });
+  EXPECT_EQ(write_text(*pair.near, "x").bytes, 1U);
+  ASSERT_TRUE(pair.run_until([&] { return ready == 2; }));
+  EXPECT_EQ(pair.far->read_some({&piece, 1}).bytes, 1U);
+  pair.far->when_readable([&] { ++ready; }, kEnough);
+  pair.near->close();
+  ASSERT_TRUE(pair.run_until([&] { return ready == 3; }));
+}
+
 TEST(TcpStream, IsWritableAgainWhenThePeerHasRead) {
   TcpPair pair;
   std::vector<std::byte> room(1024 * 1024);
