@@ -24,9 +24,9 @@
 namespace memkv {
 namespace {
 
-// How many tasks run before descriptors and timers are looked at again. A task may move 256 KiB, so
-// this is a few milliseconds at most.
-constexpr int kTasksPerTurn = 16;
+// How long tasks run before descriptors and timers are looked at again. A task may move 256 KiB, so
+// one more may take about as long; a device or a peer that is ready waits no longer than that.
+constexpr std::uint64_t kTurnNs = 100'000;
 constexpr int kEventsPerTurn = 64;
 constexpr std::uint64_t kWakeTag = 0;
 
@@ -228,12 +228,13 @@ bool EpollLoop::take_turn(Turn& turn) {
 
 void EpollLoop::run_turns() {
   Turn turn;
-  for (int i = 0; i < kTasksPerTurn && !stopping_.load(std::memory_order_relaxed); ++i) {
+  const std::uint64_t until_ns = clock().now_ns() + kTurnNs;
+  do {
     if (!take_turn(turn)) return;
     turn.task();
     turn.task = nullptr;
     if (turn.then) put({std::move(turn.then), nullptr});
-  }
+  } while (clock().now_ns() < until_ns && !stopping_.load(std::memory_order_relaxed));
 }
 
 Result<void> EpollLoop::watch(int fd, unsigned events, std::function<void(unsigned)> ready) {
