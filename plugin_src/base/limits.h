@@ -74,6 +74,8 @@ inline constexpr std::uint64_t kDeviceBytesMin =
 inline constexpr std::uint64_t kArenaBytesMin = 256 * kMiB;
 inline constexpr std::uint32_t kDeviceQueueDepth = 64;
 inline constexpr std::uint64_t kDeviceBytesInFlight = 8 * kMiB;
+inline constexpr std::uint64_t kVerifiedMsMax =
+    1000;  // a block that waited longer for the device is verified once more
 inline constexpr std::uint32_t kIndexFlushMsMax = 60'000;
 inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;      // of a MATCH
 inline constexpr std::size_t kReportsMax = 64;                   // being looked into at a time

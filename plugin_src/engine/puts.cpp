@@ -163,7 +163,7 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
   entry.resident = slot;
   --granted_;
   erase(at);
-  writer_.enqueue(slot);
+  writer_.enqueue(slot, core_.executor.clock().now_ns());
   core_.residents.unuse(slot);
   return incarnation;
 }

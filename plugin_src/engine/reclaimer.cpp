@@ -143,7 +143,7 @@ void Reclaimer::move_to_tail(Entry& entry) {
   entry.hit = false;
   const std::uint32_t slot = entry.resident;
   core_.residents.become(slot, ResidentState::dirty);
-  writer_.enqueue(slot);
+  writer_.enqueue(slot, 0);
 }
 
 struct Reclaimer::Attempt {

@@ -7,28 +7,36 @@
 
 namespace memkv::engine {
 
-void Writer::enqueue(std::uint32_t slot) {
+void Writer::enqueue(std::uint32_t slot, std::uint64_t verified_ns) {
   core_.residents.use(slot);
-  queue_.push_back(slot);
+  queue_.push_back({slot, verified_ns});
   pump();
 }
 
 void Writer::pump() {
   while (!stalled_.empty() && try_submit(stalled_.front())) stalled_.pop_front();
   while (!queue_.empty() && in_flight_ < kDeviceQueueDepth) {
-    const std::uint64_t bytes = core_.residents.at(queue_.front()).meta.length;
+    const Waiting next = queue_.front();
+    const std::uint64_t bytes = core_.residents.at(next.slot).meta.length;
     if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > kWriteBytesInFlight) return;
     auto write = std::make_shared<Write>();
-    write->slot = queue_.front();
+    write->slot = next.slot;
     queue_.pop_front();
     ++in_flight_;
     bytes_in_flight_ += bytes;
-    verify(std::move(write));
+    begin(std::move(write), next.verified_ns);
   }
 }
 
-void Writer::verify(WritePtr write) {
+void Writer::begin(WritePtr write, std::uint64_t verified_ns) {
   if (!wanted(write->slot)) return end(*write);
+  const std::uint64_t now_ns = core_.executor.clock().now_ns();
+  if (verified_ns > 0 && now_ns - verified_ns <= kVerifiedMsMax * kNsPerMs)
+    return submit(std::move(write));
+  verify(std::move(write));
+}
+
+void Writer::verify(WritePtr write) {
   const Resident& resident = core_.residents.at(write->slot);
   const BlockMeta& meta = resident.meta;
   verify_units(core_.executor, core_.pages.pieces(resident.memory, 0, meta.length),

@@ -1,9 +1,10 @@
 // Writer: brings dirty blocks to flash, in the order they came.
 //
-// Each is verified once more against the writer's CRCs, gets a place in the log, and is written
-// with its header in one operation; then it is clean. A block that fails the verification is taken
-// out; one whose write fails is tried in one other place, then it is lost. A block that left the
-// index on its way leaves nothing behind that could be found.
+// Each gets a place in the log and is written with its header in one operation; then it is clean.
+// One that is taken up more than kVerifiedMsMax after its bytes were compared with the writer's
+// CRCs is verified once more, and taken out when that fails. One whose write fails is tried in one
+// other place, then it is lost. A block that left the index on its way leaves nothing behind that
+// could be found.
 //
 // Thread: the mind.
 #pragma once
@@ -17,14 +18,16 @@
 
 namespace memkv::engine {
 
-inline constexpr std::uint64_t kWriteBytesInFlight = 16 * kMiB;  // or a single block, if larger
+// Two of the largest usual blocks: one is written while the next is made ready.
+inline constexpr std::uint64_t kWriteBytesInFlight = 32 * kMiB;  // or a single block, if larger
 
 class Writer {
  public:
   explicit Writer(Core& core) : core_(core) {}  // outlives this
 
-  // `slot` is dirty, and its entry points to it.
-  void enqueue(std::uint32_t slot);
+  // `slot` is dirty, and its entry points to it. Its bytes were compared with the writer's CRCs at
+  // `verified_ns`, or nobody knows when (0).
+  void enqueue(std::uint32_t slot, std::uint64_t verified_ns);
   // Goes on with those that wait for a segment, and takes more. Called when something changed.
   void pump();
   // No segment will be ready: those who wait for one are lost.
@@ -37,6 +40,10 @@ class Writer {
   [[nodiscard]] std::size_t writing() const { return writing_; }
 
  private:
+  struct Waiting {
+    std::uint32_t slot = 0;
+    std::uint64_t verified_ns = 0;
+  };
   struct Write {
     std::uint32_t slot = 0;
     std::uint32_t tries_left = 2;
@@ -45,6 +52,7 @@ class Writer {
   };
   using WritePtr = std::shared_ptr<Write>;
 
+  void begin(WritePtr write, std::uint64_t verified_ns);
   void verify(WritePtr write);
   void submit(WritePtr write);
   // False when no segment has room now.
@@ -57,7 +65,7 @@ class Writer {
   [[nodiscard]] bool wanted(std::uint32_t slot) { return !core_.residents.at(slot).dead; }
 
   Core& core_;
-  std::deque<std::uint32_t> queue_;
+  std::deque<Waiting> queue_;
   std::deque<WritePtr> stalled_;
   std::size_t in_flight_ = 0;  // being verified, stalled or being written
   std::uint64_t bytes_in_flight_ = 0;
