@@ -24,7 +24,7 @@ namespace memkv {
 namespace {
 
 constexpr std::uint64_t kFileIoBytes =
-    kMiB;  // large enough for full speed, small enough to be fair
+    2 * kMiB;  // large enough for full speed, small enough to be fair
 
 [[nodiscard]] std::string quoted(const std::string& path) {
   return "'" + path + "'";
