@@ -99,10 +99,13 @@ class _Bench:
         samples["get dram"].append(meter.measure("get", self._dram, *words))
         hits = meter.measure("number", self._dram, "hits_dram") - before
         samples["dram share"].append(hits / (batches * BATCH))
-        for depth in DEPTHS:
+        for number, depth in enumerate(DEPTHS):
             io = min(size, 4 * MIB)
-            write = meter.measure("write", self._files["raw"], io, depth, 0, total)
-            read = meter.measure("read", self._files["flash"], io, depth, 64 * MIB, total)
+            # Through the whole file, as the store does it: nothing is read or written again and
+            # again out of somebody's cache.
+            first = (self._round * len(DEPTHS) + number) * total % (DEVICE_BYTES - total)
+            write = meter.measure("write", self._files["raw"], io, depth, first, total)
+            read = meter.measure("read", self._files["flash"], io, depth, first, total)
             samples[f"write depth {depth}"].append(write)
             samples[f"read depth {depth}"].append(read)
         self._measure_flash(words, batches, samples)
