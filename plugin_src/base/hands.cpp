@@ -5,6 +5,8 @@
 #include <csignal>
 #include <utility>
 
+#include "base/wait.h"
+
 namespace memkv {
 
 std::thread start_quiet_thread(const char* name, std::function<void()> body) {
@@ -38,10 +40,11 @@ void Hands::give(Task job, Task done) {
 
 void Hands::serve() {
   std::unique_lock lock(mutex_);
+  const auto wanted = [this] { return stopped_ || (!queue_.empty() && !resting_); };
   while (true) {
-    while ((queue_.empty() || resting_) && !stopped_) {
+    if (!wanted()) {
       ++idle_;
-      more_.wait(lock);
+      wait_until(more_, lock, wanted);
       --idle_;
     }
     if (stopped_) return;
@@ -60,7 +63,7 @@ void Hands::serve() {
 void Hands::rest() {
   std::unique_lock lock(mutex_);
   resting_ = true;
-  all_idle_.wait(lock, [this] { return busy_ == 0; });
+  wait_until(all_idle_, lock, [this] { return busy_ == 0; });
 }
 
 void Hands::resume() {

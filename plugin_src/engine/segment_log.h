@@ -61,6 +61,8 @@ class SegmentLog {
   void flush_records();
   // No record and no tombstone is under way.
   [[nodiscard]] bool at_rest() const { return unwritten_records_ == 0 && homeless_.empty(); }
+  // Records that no page on the device holds yet: a crash forgets them.
+  [[nodiscard]] std::uint64_t unwritten_records() const { return unwritten_records_; }
   // Tombstones that wait for a segment to be ready.
   [[nodiscard]] bool tombstones_wait() const { return !homeless_.empty(); }
   // Blocks whose records found no page: a restart does not find them.

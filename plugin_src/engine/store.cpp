@@ -253,6 +253,7 @@ StoreStats StoreImpl::stats() const {
   stats.block_bytes = core_.index.block_bytes();
   stats.dram_blocks = core_.residents.count();
   stats.dirty_bytes = core_.residents.dirty_bytes();
+  stats.records_waiting = core_.log.unwritten_records();
   stats.puts_waiting = memory_.puts_waiting();
   stats.gets_waiting = memory_.gets_waiting();
   return stats;

@@ -73,6 +73,7 @@ struct StoreStats {
   std::uint64_t evicted_blocks = 0, rewritten_blocks = 0, lost_blocks = 0, dropped_blocks = 0;
   std::uint64_t device_bytes_written = 0, device_bytes_read = 0, device_errors = 0;
   std::uint64_t recovered_blocks = 0, recovery_ms = 0, puts_waiting = 0, gets_waiting = 0;
+  std::uint64_t records_waiting = 0;
 };
 
 class Store {

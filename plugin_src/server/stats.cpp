@@ -72,6 +72,7 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("block_bytes", s.block_bytes);
   lines.add("dram_blocks", s.dram_blocks);
   lines.add("dirty_bytes", s.dirty_bytes);
+  lines.add("records_waiting", s.records_waiting);
   lines.add("puts", s.puts);
   lines.add("puts_exist", s.puts_exist);
   lines.add("puts_conflict", s.puts_conflict);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/hands.h"
+#include "base/wait.h"
 
 namespace memkv {
 
@@ -29,7 +30,7 @@ void NameResolver::ask(HostPort target, Found found) {
 void NameResolver::serve() {
   std::unique_lock lock(mutex_);
   while (true) {
-    more_.wait(lock, [this] { return stopped_ || !questions_.empty(); });
+    wait_until(more_, lock, [this] { return stopped_ || !questions_.empty(); });
     if (stopped_) return;
     Question question = std::move(questions_.front());
     questions_.pop_front();

@@ -321,10 +321,11 @@ void Schedule::rest() {
     need([&clean] { return clean; }, 10'000, node->name() + " does not become clean");
     if (failed()) return;
     const StoreStats stats = node->store()->stats();
-    const std::array<std::pair<const char*, std::uint64_t>, 6> zeros = {{
+    const std::array<std::pair<const char*, std::uint64_t>, 7> zeros = {{
         {"puts_waiting", stats.puts_waiting},
         {"gets_waiting", stats.gets_waiting},
         {"dirty_bytes", stats.dirty_bytes},
+        {"records_waiting", stats.records_waiting},
         {"requests_open", node->stat("requests_open")},
         {"put_bytes_granted", node->stat("put_bytes_granted")},
         {"get_bytes_pinned", node->stat("get_bytes_pinned")},

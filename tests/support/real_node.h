@@ -76,6 +76,10 @@ class RealNode {
     process_.reset();
   }
   [[nodiscard]] Store& store() { return *store_; }
+  // A line of STAT, `name value`, is there.
+  [[nodiscard]] bool says(const std::string& line) const {
+    return ("\n" + server_->stats_text()).find("\n" + line + "\n") != std::string::npos;
+  }
 
  private:
   sim::World& world_;

@@ -101,6 +101,29 @@ TEST(Crash, ADropThatWasAnsweredSurvives) {
   EXPECT_EQ(rig.get("a").value(), bytes_from(3, 2000)) << "it was put again after its drop";
 }
 
+// What `memkv demo` waits for before it kills a node.
+TEST(Crash, WithNoByteAndNoRecordWaitingNothingIsLost) {
+  RigOptions options = small(1);
+  options.faults.lose_unflushed = 0;  // the process dies, not the machine
+  Rig rig(options);
+  ASSERT_TRUE(rig.open().good());
+  for (std::uint64_t i = 0; i < 40; ++i) {
+    ASSERT_TRUE(rig.put("k" + std::to_string(i), bytes_from(i, 10'000)).has_value());
+  }
+  bool records_waited = false;
+  ASSERT_TRUE(rig.world->run_until([&] {
+    const StoreStats stats = rig.store->stats();
+    records_waited = records_waited || stats.records_waiting > 0;
+    return stats.dirty_bytes == 0 && stats.records_waiting == 0;
+  }));
+  EXPECT_TRUE(records_waited);
+  rig.crash();
+  ASSERT_TRUE(rig.open().good());
+  for (std::uint64_t i = 0; i < 40; ++i) {
+    EXPECT_EQ(rig.get("k" + std::to_string(i)).value(), bytes_from(i, 10'000));
+  }
+}
+
 // While a drop is not yet durable the block cannot be put: a crash could bring the old bytes back
 // behind the new ones.
 TEST(Crash, WhileItIsDroppedItCannotBePut) {
