@@ -32,6 +32,11 @@ foreach(source IN LISTS memkv_unit_tests)
   set_tests_properties(${name} PROPERTIES TIMEOUT 120)
 endforeach()
 
+if(TARGET nixl_plugin_test)
+  target_link_libraries(nixl_plugin_test PRIVATE ${CMAKE_DL_LIBS})
+  add_dependencies(nixl_plugin_test plugin_MEMKV)  # which it loads
+endif()
+
 memkv_program(memkv_sim SOURCES tests/sim/*.cpp NEEDS ${MEMKV_FOLDERS})
 if(TARGET memkv_sim)
   memkv_link_test(memkv_sim)

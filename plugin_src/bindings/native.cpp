@@ -21,6 +21,7 @@
 
 #include "base/crc32c.h"
 #include "base/fingerprint.h"
+#include "base/wait.h"
 #include "bindings/buffers.h"
 #include "client/client.h"
 #include "client/placement.h"
@@ -247,7 +248,7 @@ class PyClient {
         answer->came.notify_all();
       });
       std::unique_lock lock(answer->mutex);
-      answer->came.wait(lock, [&] { return answer->text.has_value(); });
+      wait_until(answer->came, lock, [&] { return answer->text.has_value(); });
     }
     if (!*answer->text) raise(answer->text->error());
     return **answer->text;

@@ -1,0 +1,91 @@
+#include "nixl/stat.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <mutex>
+#include <string_view>
+
+#include "nixl/poison.h"
+
+namespace memkv::nixl {
+namespace {
+
+using Counter = std::uint64_t ClientStats::*;
+constexpr std::array<std::pair<std::string_view, Counter>, 13> kCounters = {{
+    {"puts", &ClientStats::puts},
+    {"put_ok", &ClientStats::put_ok},
+    {"put_exists", &ClientStats::put_exists},
+    {"bytes_put", &ClientStats::bytes_put},
+    {"gets", &ClientStats::gets},
+    {"get_ok", &ClientStats::get_ok},
+    {"get_misses", &ClientStats::get_misses},
+    {"bytes_got", &ClientStats::bytes_got},
+    {"matches", &ClientStats::matches},
+    {"corrupt", &ClientStats::corrupt},
+    {"timeouts", &ClientStats::timeouts},
+    {"unreachable", &ClientStats::unreachable},
+    {"reconnects", &ClientStats::reconnects},
+}};
+
+struct Ledger {
+  const pid_t born_in = getpid();
+  std::mutex mutex;
+  std::uint64_t next = 1;
+  std::map<std::uint64_t, const Client*> alive;
+  ClientStats gone;
+};
+
+// Never destroyed: a process may ask while it exits.
+Ledger& ledger() {
+  static Ledger* const kept = new Ledger;
+  return *kept;
+}
+
+void add(ClientStats& sum, const ClientStats& more) {
+  for (const auto& [name, counter] : kCounters) sum.*counter += more.*counter;
+}
+
+}  // namespace
+
+std::uint64_t joined(const Client& client) {
+  const std::lock_guard lock(ledger().mutex);
+  ledger().alive.emplace(ledger().next, &client);
+  return ledger().next++;
+}
+
+void left(std::uint64_t number) {
+  const std::lock_guard lock(ledger().mutex);
+  const auto found = ledger().alive.find(number);
+  if (found == ledger().alive.end()) return;
+  add(ledger().gone, found->second->stats());
+  ledger().alive.erase(found);
+}
+
+std::string stat_text() {
+  const std::lock_guard lock(ledger().mutex);
+  ClientStats sum = ledger().gone;
+  for (const auto& [number, client] : ledger().alive) add(sum, client->stats());
+  std::string text = "poisoned " + std::to_string(poisoned() ? 1 : 0) + "\n";
+  text += "backends " + std::to_string(ledger().alive.size()) + "\n";
+  for (const auto& [name, counter] : kCounters) {
+    text += std::string(name) + " " + std::to_string(sum.*counter) + "\n";
+  }
+  return text;
+}
+
+}  // namespace memkv::nixl
+
+std::size_t memkv_plugin_stat(char* out, std::size_t bytes) {
+  try {
+    // The child's copy of the lock is in any state.
+    if (memkv::nixl::ledger().born_in != getpid()) return 0;
+    const std::string text = memkv::nixl::stat_text();
+    if (out != nullptr) std::copy_n(text.data(), std::min(bytes, text.size()), out);
+    return text.size();
+  } catch (...) {
+    return 0;
+  }
+}
