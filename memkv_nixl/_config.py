@@ -30,6 +30,8 @@ from typing import Any, TypeVar
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
 
+TIMEOUT_MS_MAX = 24 * 3600 * 1000  # kTimeoutMsMax of plugin_src/base/limits.h
+
 _Model = TypeVar("_Model")
 
 
@@ -60,11 +62,17 @@ class NodeSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every command of `memkv` works with."""
+    """What every command of `memkv`, every TransferAgent and the NIXL plugin work with."""
 
     nodes: tuple[str, ...] = ()
     namespace: str = "default"
     timeout_ms: int = 5000
+    query_timeout_ms: int | None = None
+    token_file: str | None = None
+    # The plugin reads the same file, and these are its own; it checks their values.
+    key_dialect: str | None = None
+    transport: str | None = None
+    verify: str | None = None
     node: NodeSettings = dataclasses.field(default_factory=NodeSettings)
 
 
@@ -227,6 +235,8 @@ def _check(settings: Settings) -> None:
     if len(set(settings.nodes)) != len(settings.nodes):
         twice = next(a for a in settings.nodes if settings.nodes.count(a) > 1)
         raise ConfigError(f"nodes: {twice} is named twice; name each node once")
-    if not 1 <= settings.timeout_ms <= 3_600_000:
-        raise ConfigError(f"timeout_ms: {settings.timeout_ms} is not between 1 and 3600000")
+    for name in ("timeout_ms", "query_timeout_ms"):
+        value = getattr(settings, name)
+        if value is not None and not 1 <= value <= TIMEOUT_MS_MAX:
+            raise ConfigError(f"{name}: {value} is not between 1 and {TIMEOUT_MS_MAX}")
     check_address(settings.node.listen, "node.listen")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from memkv_nixl._config import NodeSettings, load_settings
-from memkv_nixl._errors import ConfigError, InternalError
+from memkv_nixl._config import load_settings
+from memkv_nixl._daemon import memkvd_flags, memkvd_path
+from memkv_nixl._errors import ConfigError
 from memkv_nixl.cli._output import Output
 
 _SIZES = {
@@ -74,26 +73,3 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
     sys.stdout.flush()
     # The daemon takes this process's place: signals and the exit code are its own.
     os.execv(binary, [str(binary), *flags])  # noqa: S606 - no shell is wanted
-
-
-def memkvd_path() -> Path:
-    """The daemon that belongs to this package."""
-    path = Path(__file__).resolve().parent.parent / "_bin" / "memkvd"
-    if not os.access(path, os.X_OK):
-        raise InternalError(
-            f"{path} is missing: in a checkout run ./dev build, else install memkv-nixl again"
-        )
-    return path
-
-
-def memkvd_flags(settings: NodeSettings) -> list[str]:
-    """The daemon's flags for these settings."""
-    flags: list[str] = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        name = f"--{field.name.replace('_', '-')}"
-        if value is True:
-            flags.append(name)
-        elif value is not None and value is not False:
-            flags += [name, str(value)]
-    return flags

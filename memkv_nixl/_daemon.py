@@ -1,0 +1,198 @@
+"""memkvd, the store daemon: where it is, its flags, and one process of it.
+
+`MemkvdProcess` starts the daemon, waits until it serves, and ends it; `memkv node serve` (which
+becomes the daemon) and `memkv_nixl.store` (which watches several) both build on this module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from memkv_nixl._config import NodeSettings
+from memkv_nixl._errors import InternalError, UnreachableError
+
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 20.0  # memkvd itself gives requests under way 5 s, then flushes its index
+_LAST_WORDS = 5  # lines of its log that are worth repeating
+_PR_SET_PDEATHSIG = 1
+
+
+def memkvd_path() -> Path:
+    """The daemon that belongs to this package."""
+    path = Path(__file__).resolve().parent / "_bin" / "memkvd"
+    if not os.access(path, os.X_OK):
+        raise InternalError(
+            f"{path} is missing: in a checkout run ./dev build, else install memkv-nixl again"
+        )
+    return path
+
+
+def memkvd_flags(settings: NodeSettings) -> list[str]:
+    """The daemon's flags for these settings."""
+    flags: list[str] = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        name = f"--{field.name.replace('_', '-')}"
+        if value is True:
+            flags.append(name)
+        elif value is not None and value is not False:
+            flags += [name, str(value)]
+    return flags
+
+
+class MemkvdProcess:
+    """One memkvd. Its log goes to `log`, which is appended to.
+
+    With `die_with_parent` the kernel stops it when the thread that started it ends, however that
+    happens: for a main thread that would otherwise leave it behind after a kill -9.
+    """
+
+    def __init__(self, settings: NodeSettings, log: Path, *, die_with_parent: bool = False) -> None:
+        self.settings = settings
+        self.log = log
+        self.address = settings.listen
+        self._die_with_parent = die_with_parent
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+        self._ready: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it was not seen to end."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, deadline_s: float = START_DEADLINE_S) -> str:
+        """Starts it, waits until it serves and gives the address it serves on."""
+        self.launch()
+        return self.wait_ready(deadline_s=deadline_s)
+
+    def launch(self) -> None:
+        """Starts it and comes back at once; `wait_ready` has to follow."""
+        binary = memkvd_path()
+        ready, told = os.pipe()
+        try:
+            self._log_start = self.log.stat().st_size if self.log.exists() else 0
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [binary, *memkvd_flags(self.settings), "--ready-fd", str(told)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(told,),
+                    # A Ctrl-C in the terminal is for whoever started it; who then stops it.
+                    start_new_session=True,
+                    preexec_fn=_prepare_child() if self._die_with_parent else None,  # noqa: PLW1509
+                )
+        except BaseException:
+            os.close(ready)
+            raise
+        finally:
+            os.close(told)
+        self._ready = ready
+
+    def wait_ready(self, *, deadline_s: float = START_DEADLINE_S) -> str:
+        """Waits until it serves. One that cannot is ended, and its last words are the error."""
+        assert self._ready is not None, "launch() first"
+        ready, self._ready = self._ready, None
+        end = time.monotonic() + deadline_s
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                left = end - time.monotonic()
+                if left <= 0 or not select.select([ready], [], [], left)[0]:
+                    break
+                part = os.read(ready, 4096)
+                if not part:
+                    break
+                line += part
+        finally:
+            os.close(ready)
+        if not line.endswith(b"\n"):
+            words = "" if self._ended_within(2.0) else f"no answer within {deadline_s:g} s"
+            self.kill()
+            said = "; ".join(filter(None, [words, self.last_words()]))
+            raise UnreachableError(f"memkvd on {self.settings.device} did not start: {said}")
+        self.address = str(json.loads(line)["address"])
+        return self.address
+
+    def stop(self, *, deadline_s: float = STOP_DEADLINE_S) -> int:
+        """Asks it to stop and waits; one that does not is killed. Gives its exit status."""
+        self.ask_to_stop()
+        return self.wait_stopped(deadline_s=deadline_s)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, to one that runs."""
+        if self._process is not None and self.running:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait_stopped(self, *, deadline_s: float = STOP_DEADLINE_S) -> int:
+        """Waits until it has ended; kills it at the deadline. Gives its exit status."""
+        self._forget_ready()
+        if self._process is None:
+            return 0
+        if not self._ended_within(deadline_s):
+            self._process.kill()
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """kill -9, and waits until it is gone."""
+        self._forget_ready()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def exit_status(self) -> int | None:
+        """Its exit status (negative: the signal), None while it runs or was never started."""
+        return self._process.poll() if self._process is not None else None
+
+    def last_words(self) -> str:
+        """The last lines of its log since it was started."""
+        try:
+            with self.log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - 8192))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return " | ".join(line.strip() for line in lines[-_LAST_WORDS:] if line.strip())
+
+    def _forget_ready(self) -> None:
+        """Of one that is ended before anybody waited for it to serve."""
+        if self._ready is not None:
+            os.close(self._ready)
+            self._ready = None
+
+    def _ended_within(self, seconds: float) -> bool:
+        assert self._process is not None
+        try:
+            self._process.wait(timeout=max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def _prepare_child() -> Callable[[], None]:
+    # Everything is looked up before the fork; the child itself only makes two system calls.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we asked to be told
+            os._exit(1)
+
+    return prepare

@@ -1,0 +1,90 @@
+"""`memkv up`: store nodes on this machine, in the foreground, until Ctrl-C or SIGTERM.
+
+When a node ends on its own, the others are stopped and the command ends with exit code 1 and the
+node's last words: restarting is the work of systemd or Kubernetes, which see the exit code, and a
+node that dies again and again is not hidden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import Any
+
+from memkv_nixl._errors import ConfigError, UnreachableError
+from memkv_nixl._signals import wake_on_signals
+from memkv_nixl.cli._output import Output
+from memkv_nixl.store import Cluster
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds up."""
+    up = commands.add_parser(
+        "up",
+        parents=[common],
+        help="run store nodes on this machine until Ctrl-C",
+        epilog="With --json, one line with the nodes when they serve. Without --dir, the blocks "
+        "live in a temporary folder and go with it; with it, the same folder serves them again, on "
+        "the same ports where these are free. If a node ends on its own, all are stopped and the "
+        "exit code is 1.",
+    )
+    up.add_argument("--nodes", dest="count", type=int, default=2, metavar="N", help="how many (2)")
+    up.add_argument("--dir", metavar="FOLDER", help="where blocks and logs are kept")
+    up.add_argument("--capacity", default="10GiB", metavar="SIZE", help="of each node (10GiB)")
+    up.add_argument("--dram", default="1GiB", metavar="SIZE", help="of each node (1GiB)")
+    up.add_argument(
+        "--buffered", action="store_true", help="do without O_DIRECT where the folder has none"
+    )
+    up.set_defaults(run=_up)
+
+
+def _up(args: argparse.Namespace, output: Output) -> None:
+    if args.config:
+        raise ConfigError("memkv up takes no --config: it makes its own nodes; see memkv up --help")
+    cluster = Cluster(
+        args.count,
+        folder=args.dir,
+        capacity=args.capacity,
+        dram=args.dram,
+        buffered=args.buffered,
+        die_with_parent=True,
+    )
+    # Until the nodes serve, either signal breaks off the start, and the cluster cleans up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with cluster, wake_on_signals(signal.SIGINT, signal.SIGTERM) as wake:
+        for sentence in cluster.moved:
+            print(f"memkv: {sentence}", file=sys.stderr)
+        output.answer(_document(cluster), _human(cluster, kept=args.dir is not None))
+        ended = cluster.watch(wake)
+        if ended is not None:
+            raise UnreachableError(str(ended))
+        if not output.as_json:
+            print("memkv: stopping", file=sys.stderr)
+
+
+def _document(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "nodes": list(cluster.addresses),
+        "folder": str(cluster.folder),
+        "pids": [node.pid for node in cluster.nodes],
+        "logs": [str(node.log) for node in cluster.nodes],
+    }
+
+
+def _human(cluster: Cluster, *, kept: bool) -> list[str]:
+    nodes = ",".join(cluster.addresses)
+    fate = "kept there" if kept else "gone when this ends; --dir FOLDER keeps them"
+    return [
+        f"{len(cluster.addresses)} store nodes serve. Blocks and logs: {cluster.folder} ({fate}).",
+        "",
+        f"    export MEMKV_NODES={nodes}",
+        "    memkv status",
+        "",
+        "In Python:",
+        "",
+        "    from memkv_nixl.agent import TransferAgent",
+        f'    agent = TransferAgent(nodes="{nodes}", namespace="try")',
+        "",
+        "Ctrl-C stops them.",
+    ]
