@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from memkv_nixl.bench import _path
+from memkv_nixl.bench import _nixl, _path
 
 
 def main() -> int:
@@ -13,6 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="memkv-bench", description=__doc__)
     benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
     _path.add_command(benches)
+    _nixl.add_command(benches)
     args = parser.parse_args()
     return int(args.run(args))
 

@@ -17,6 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from memkv_nixl.bench import _nixl
 from memkv_nixl.bench._driver import Meter, node, write_file
 
 MIB = 1 << 20
@@ -39,12 +40,14 @@ def add_command(benches: Any) -> None:
     path.add_argument("--megabytes", type=int, default=512, metavar="N", help="moved a measure")
     path.add_argument("--in-flight", type=int, default=1, metavar="N", help="batches at a time")
     path.add_argument("--dir", metavar="DIR", help="where the devices' files go (O_DIRECT)")
+    path.add_argument("--nixl-python", metavar="PATH", help="a Python that has NIXL")
     path.add_argument("--json", action="store_true", help="every sample as one JSON document")
     path.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     sizes = [int(size) * MIB for size in args.sizes.split(",")]
+    nixl_python = _nixl.nixl_python(args.nixl_python)
     results: dict[int, Samples] = {}
     with tempfile.TemporaryDirectory(prefix="memkv-bench-", dir=args.dir) as folder:
         files = {name: Path(folder) / name for name in ("dram", "flash", "engine", "raw")}
@@ -56,12 +59,16 @@ def _run(args: argparse.Namespace) -> int:
             bench = _Bench(meter, files, dram, flash, args)
             for size in sizes:
                 results[size] = bench.measure_size(size)
+            through_nixl = _nixl.measure(nixl_python, dram, args.rounds, args.megabytes)
         meter.close()
     if args.json:
-        json.dump({str(size): samples for size, samples in results.items()}, sys.stdout)
+        by_size = {str(size): samples for size, samples in results.items()}
+        json.dump({**by_size, "nixl": through_nixl}, sys.stdout)
         print()
     else:
         _print_tables(results, args)
+        print()
+        _nixl.print_table(through_nixl, args.rounds)
     return 0
 
 
