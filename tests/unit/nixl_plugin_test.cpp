@@ -25,8 +25,8 @@
 
 #if defined(__SANITIZE_THREAD__)
 // The children of these tests start threads of their own.
-extern "C" const char* __tsan_default_options();   // NOLINT: the sanitizer's name
-extern "C" const char* __tsan_default_options() {  // NOLINT
+extern "C" [[gnu::visibility("default")]] const char* __tsan_default_options();  // NOLINT
+extern "C" const char* __tsan_default_options() {                                // NOLINT
   return "die_after_fork=0";
 }
 #endif
@@ -238,14 +238,23 @@ TEST_F(NixlPluginTest, TheChildOfAForkAnswersMisses) {
     table_->destroy_engine(agent.disown());
     return right;
   }));
-  EXPECT_TRUE(in_child([&] {
-    FakeCore own = core(node.address());
-    return own.try_object(1, "one") == Answer::success && own.query({{1, "one"}}).size() == 1;
-  })) << "the child's own engine works";
   EXPECT_EQ(agent.check(under_way), Answer::in_progress) << "the parent goes on";
   EXPECT_EQ(agent.release(under_way), Answer::success);
   EXPECT_EQ(agent.release(prepared), Answer::success);
   agent.leave();
+}
+
+TEST_F(NixlPluginTest, TheChildOfAForkMayHaveAnEngineOfItsOwn) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer takes the child's new thread for one of the parent's";
+#endif
+  NodeThread node;
+  FakeCore agent = core(node.address());
+  EXPECT_TRUE(in_child([&] {
+    FakeCore own = core(node.address());
+    return own.try_object(1, "one") == Answer::success &&
+           own.query({{1, "one"}}) == std::vector<std::string>{"0"};
+  }));
 }
 
 TEST_F(NixlPluginTest, AProcessExitsUnderATransfer) {
