@@ -29,9 +29,10 @@ from memkv_nixl._namespace import namespace_id
 from memkv_nixl._nixl import PLUGIN, announce, load_nixl, plugin_path
 
 NAMESPACE = "memkv bench nixl"
-KINDS = ("get", "put again", "put")
+REGISTERED = "put again, registered"  # the keys were registered before and stay so
+KINDS = ("get", "put again", REGISTERED, "put")
 GETS_A_PUT = 8  # gets leave nothing behind, so there can be more of them
-GOOD = {"get": {0}, "put": {0}, "put again": {1}}
+GOOD = {"get": {0}, "put": {0}, "put again": {1}, REGISTERED: {1}}
 TIMEOUT_MS = 60_000
 DEADLINE_S = TIMEOUT_MS / 1000 + 1
 
@@ -82,13 +83,15 @@ class ThroughNixl:
         described = [(address, length, 0, "") for address, length, _ in self._places]
         self._agent.register_memory(described, "DRAM", [PLUGIN])
         self._devices = itertools.count(1)
+        self._kept: tuple[list[int], Any] | None = None
 
     def run(self, kind: str, keys: Sequence[bytes]) -> None:
         """One request, from its keys to its end."""
         agent = self._agent
-        devices = [next(self._devices) for _ in keys]
-        named = [(0, 0, device, key) for device, key in zip(devices, keys, strict=True)]
-        registered = agent.register_memory(named, "OBJ", [PLUGIN])
+        kept = kind == REGISTERED
+        devices, registered = self._kept if kept and self._kept else self._register(keys)
+        if kept:
+            self._kept = devices, registered
         local = agent.get_xfer_descs(self._places, "DRAM")
         lengths = [length for _, length, _ in self._places]
         remote = agent.get_xfer_descs(
@@ -98,9 +101,21 @@ class ThroughNixl:
         handle = agent.initialize_xfer(operation, local, remote, "bench", b"", [PLUGIN])
         state = self._finish(handle)
         agent.release_xfer_handle(handle)
-        agent.deregister_memory(registered, [PLUGIN])
+        if not kept:
+            agent.deregister_memory(registered, [PLUGIN])
         if state != "DONE":
             raise WrongError(f"{kind} through NIXL: {state}")
+
+    def forget(self) -> None:
+        """The keys of REGISTERED are others from now on."""
+        if self._kept:
+            self._agent.deregister_memory(self._kept[1], [PLUGIN])
+        self._kept = None
+
+    def _register(self, keys: Sequence[bytes]) -> tuple[list[int], Any]:
+        devices = [next(self._devices) for _ in keys]
+        named = [(0, 0, device, key) for device, key in zip(devices, keys, strict=True)]
+        return devices, self._agent.register_memory(named, "OBJ", [PLUGIN])
 
     def _finish(self, handle: Any) -> str:
         end = time.monotonic() + DEADLINE_S
@@ -145,6 +160,7 @@ class Pairs:
     def prepare(self) -> None:
         """New blocks for gets and second puts to find, in DRAM."""
         self._there += 1
+        self.nixl.forget()
         self._fill()
         self.bare.run("put", self._keys_for("get"))
 
