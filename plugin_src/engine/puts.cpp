@@ -97,6 +97,7 @@ void Puts::answer(PutId number, Status status) {
 void Puts::grant(PutId number, Memory memory) {
   Put& put = puts_.at(number);
   put.memory = std::move(memory);
+  put.granted_ns = core_.executor.clock().now_ns();
   put.ticket = 0;
   ++granted_;
   zero_tail(put);
@@ -154,6 +155,7 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
   put.meta.crcs.assign(arrived.begin(), arrived.end());
   put.meta.incarnation = core_.next_incarnation++;
   const std::uint64_t incarnation = put.meta.incarnation;
+  const std::uint64_t granted_ns = put.granted_ns;
   Entry& entry = core_.index.insert(put.print, put.meta.length);
   entry.incarnation = incarnation;
   entry.depth = put.meta.traits.depth;
@@ -163,7 +165,7 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
   entry.resident = slot;
   --granted_;
   erase(at);
-  writer_.enqueue(slot, core_.executor.clock().now_ns());
+  writer_.enqueue(slot, granted_ns);
   core_.residents.unuse(slot);
   return incarnation;
 }

@@ -47,7 +47,8 @@ class Puts {
     BlockMeta meta;  // without CRCs and incarnation
     Granted granted;
     MemoryQueue::Ticket ticket = 0;  // not 0: it waits for memory
-    Memory memory;                   // not empty: it was granted
+    Memory memory;                   // not empty: it was granted,
+    std::uint64_t granted_ns = 0;    // and its bytes came after that
     bool owns_print = false;
   };
 

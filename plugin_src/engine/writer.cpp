@@ -14,7 +14,13 @@ void Writer::enqueue(std::uint32_t slot, std::uint64_t verified_ns) {
 }
 
 void Writer::pump() {
-  while (!stalled_.empty() && try_submit(stalled_.front())) stalled_.pop_front();
+  while (!stalled_.empty()) {
+    const WritePtr write = stalled_.front();
+    const bool verified = is_verified(*write);
+    if (verified && !try_submit(write)) break;
+    stalled_.pop_front();
+    if (!verified) verify(write);
+  }
   while (!queue_.empty() && in_flight_ < kDeviceQueueDepth) {
     const Waiting next = queue_.front();
     const std::uint64_t bytes = core_.residents.at(next.slot).meta.length;
@@ -24,16 +30,14 @@ void Writer::pump() {
     queue_.pop_front();
     ++in_flight_;
     bytes_in_flight_ += bytes;
-    begin(std::move(write), next.verified_ns);
+    write->verified_ns = next.verified_ns;
+    submit(std::move(write));
   }
 }
 
-void Writer::begin(WritePtr write, std::uint64_t verified_ns) {
-  if (!wanted(write->slot)) return end(*write);
+bool Writer::is_verified(const Write& write) const {
   const std::uint64_t now_ns = core_.executor.clock().now_ns();
-  if (verified_ns > 0 && now_ns - verified_ns <= kVerifiedMsMax * kNsPerMs)
-    return submit(std::move(write));
-  verify(std::move(write));
+  return write.verified_ns > 0 && now_ns - write.verified_ns <= kVerifiedMsMax * kNsPerMs;
 }
 
 void Writer::verify(WritePtr write) {
@@ -41,6 +45,7 @@ void Writer::verify(WritePtr write) {
   const BlockMeta& meta = resident.meta;
   verify_units(core_.executor, core_.pages.pieces(resident.memory, 0, meta.length),
                unit_bytes_of(meta.length), meta.crcs, core_.guarded([this, write](bool good) {
+                 write->verified_ns = core_.executor.clock().now_ns();
                  if (good) return submit(write);
                  ++core_.stats.corrupt;
                  if (wanted(write->slot)) {
@@ -51,6 +56,8 @@ void Writer::verify(WritePtr write) {
 }
 
 void Writer::submit(WritePtr write) {
+  if (!wanted(write->slot)) return end(*write);
+  if (!is_verified(*write)) return verify(std::move(write));
   if (stalled_.empty() && try_submit(write)) return;
   stalled_.push_back(std::move(write));
   core_.nudge();

@@ -1,10 +1,10 @@
 // Writer: brings dirty blocks to flash, in the order they came.
 //
 // Each gets a place in the log and is written with its header in one operation; then it is clean.
-// One that is taken up more than kVerifiedMsMax after its bytes were compared with the writer's
-// CRCs is verified once more, and taken out when that fails. One whose write fails is tried in one
-// other place, then it is lost. A block that left the index on its way leaves nothing behind that
-// could be found.
+// One whose bytes were compared with the writer's CRCs more than kVerifiedMsMax ago, whatever it
+// waited for since, is verified once more before it is written, and taken out when that fails. One
+// whose write fails is tried in one other place, then it is lost. A block that left the index on
+// its way leaves nothing behind that could be found.
 //
 // Thread: the mind.
 #pragma once
@@ -25,8 +25,8 @@ class Writer {
  public:
   explicit Writer(Core& core) : core_(core) {}  // outlives this
 
-  // `slot` is dirty, and its entry points to it. Its bytes were compared with the writer's CRCs at
-  // `verified_ns`, or nobody knows when (0).
+  // `slot` is dirty, and its entry points to it. Its bytes were compared with the writer's CRCs no
+  // earlier than at `verified_ns`, or nobody knows when (0).
   void enqueue(std::uint32_t slot, std::uint64_t verified_ns);
   // Goes on with those that wait for a segment, and takes more. Called when something changed.
   void pump();
@@ -46,13 +46,14 @@ class Writer {
   };
   struct Write {
     std::uint32_t slot = 0;
+    std::uint64_t verified_ns = 0;
     std::uint32_t tries_left = 2;
     BlockPlace place;
     AlignedBuffer header;
   };
   using WritePtr = std::shared_ptr<Write>;
 
-  void begin(WritePtr write, std::uint64_t verified_ns);
+  [[nodiscard]] bool is_verified(const Write& write) const;
   void verify(WritePtr write);
   void submit(WritePtr write);
   // False when no segment has room now.
