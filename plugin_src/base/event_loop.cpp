@@ -229,12 +229,12 @@ bool EpollLoop::take_turn(Turn& turn) {
 void EpollLoop::run_turns() {
   Turn turn;
   const std::uint64_t until_ns = clock().now_ns() + kTurnNs;
-  do {
-    if (!take_turn(turn)) return;
+  while (!stopping_.load(std::memory_order_relaxed) && take_turn(turn)) {
     turn.task();
     turn.task = nullptr;
     if (turn.then) put({std::move(turn.then), nullptr});
-  } while (clock().now_ns() < until_ns && !stopping_.load(std::memory_order_relaxed));
+    if (clock().now_ns() >= until_ns) return;
+  }
 }
 
 Result<void> EpollLoop::watch(int fd, unsigned events, std::function<void(unsigned)> ready) {
