@@ -23,8 +23,9 @@
 namespace memkv {
 namespace {
 
-constexpr std::uint64_t kFileIoBytes =
-    2 * kMiB;  // large enough for full speed, small enough to be fair
+// Large enough for full speed, small enough to be fair; a block's header is a page before it and
+// shall not need a part of its own.
+constexpr std::uint64_t kFileIoBytes = 2 * kMiB + kPageBytes;
 
 [[nodiscard]] std::string quoted(const std::string& path) {
   return "'" + path + "'";

@@ -96,10 +96,6 @@ class UringDevice final : public Device {
   [[nodiscard]] bool inside(std::uint64_t offset, std::uint64_t bytes) const {
     return bytes <= file_.capacity_bytes && offset <= file_.capacity_bytes - bytes;
   }
-  // A block with its header is a page longer than a round number: no part for that page alone.
-  [[nodiscard]] std::uint64_t part_bytes_of(std::uint64_t left) const {
-    return left <= file_.io_bytes_max + kPageBytes ? left : file_.io_bytes_max;
-  }
   void pump();
   void cut_part(const std::shared_ptr<Operation>& operation);
   void submit_flush(const std::shared_ptr<Operation>& operation);
@@ -276,12 +272,11 @@ void UringDevice::cut_part(const std::shared_ptr<Operation>& operation) {
   io_uring_sqe* sqe = nullptr;
   Slot& slot = take_slot(operation, sqe);
   Operation& whole = *operation;
-  const std::uint64_t part_bytes = part_bytes_of(whole.bytes - whole.cut_bytes);
-  while (slot.bytes < part_bytes && whole.piece < whole.pieces.size()) {
+  while (slot.bytes < file_.io_bytes_max && whole.piece < whole.pieces.size()) {
     const iovec& piece = whole.pieces[whole.piece];
     std::byte* const from = static_cast<std::byte*>(piece.iov_base) + whole.piece_at;
     const std::size_t count =
-        std::min<std::size_t>(piece.iov_len - whole.piece_at, part_bytes - slot.bytes);
+        std::min<std::size_t>(piece.iov_len - whole.piece_at, file_.io_bytes_max - slot.bytes);
     if (!slot.pieces.empty() &&
         static_cast<std::byte*>(slot.pieces.back().iov_base) + slot.pieces.back().iov_len == from) {
       slot.pieces.back().iov_len += count;  // neighbours in memory are one piece for the kernel
