@@ -42,6 +42,9 @@ class Stream {
   virtual void when_readable(std::move_only_function<void()> ready, std::size_t enough = 1) = 0;
   virtual void when_writable(std::move_only_function<void()> ready) = 0;
 
+  // Bytes that have come and were not read. Thread: the mind, while no hand reads.
+  [[nodiscard]] virtual std::size_t unread() const = 0;
+
   // Breaks the pipe at once: pending calls are forgotten, later steps answer `unreachable`. The
   // caller makes sure that no hand is inside a step. Thread: the mind.
   virtual void close() = 0;

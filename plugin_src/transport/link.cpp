@@ -44,7 +44,7 @@ class StreamLink final : public Link {
   [[nodiscard]] std::uint64_t bytes_queued() const override { return outbound_.bytes_queued(); }
   [[nodiscard]] std::uint64_t bytes_in() const override { return bytes_in_; }
   [[nodiscard]] std::uint64_t bytes_out() const override { return bytes_out_; }
-  [[nodiscard]] std::uint64_t last_in_ns() const override { return last_in_ns_; }
+  [[nodiscard]] std::uint64_t last_in_ns() const override;
   [[nodiscard]] std::uint64_t last_out_ns() const override { return last_out_ns_; }
   [[nodiscard]] std::string peer() const override { return stream_->peer(); }
 
@@ -91,13 +91,24 @@ class StreamLink final : public Link {
 
   std::uint64_t bytes_in_ = 0;
   std::uint64_t bytes_out_ = 0;
-  std::uint64_t last_in_ns_;
+  mutable std::uint64_t last_in_ns_;
+  mutable std::size_t unread_seen_ = 0;  // when last_in_ns() asked last
   std::uint64_t last_out_ns_;
 };
 
 // ---- in
 
+// A stream may keep what has come until it is enough: a slow peer is not a silent one.
+std::uint64_t StreamLink::last_in_ns() const {
+  if (phase_ != Phase::open || reading_) return last_in_ns_;
+  const std::size_t unread = stream_->unread();
+  if (unread != unread_seen_) last_in_ns_ = executor_.clock().now_ns();
+  unread_seen_ = unread;
+  return last_in_ns_;
+}
+
 void StreamLink::wait_readable() {
+  unread_seen_ = 0;
   stream_->when_readable([this] { read_more(); }, inbound_.bytes_sure());
 }
 

@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -88,6 +89,12 @@ void TcpStream::when_writable(std::move_only_function<void()> ready) {
   if (fd_ < 0) return;
   writable_ = std::move(ready);
   arm();
+}
+
+std::size_t TcpStream::unread() const {
+  int bytes = 0;
+  if (fd_ < 0 || ::ioctl(fd_, FIONREAD, &bytes) != 0) return 0;
+  return static_cast<std::size_t>(bytes);
 }
 
 // One shot: while nobody waits, nothing wakes the mind, and arming looks at the socket again.

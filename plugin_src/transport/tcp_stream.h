@@ -21,6 +21,7 @@ class TcpStream final : public Stream {
   [[nodiscard]] IoStep write_some(std::span<const iovec> pieces) override;
   void when_readable(std::move_only_function<void()> ready, std::size_t enough) override;
   void when_writable(std::move_only_function<void()> ready) override;
+  [[nodiscard]] std::size_t unread() const override;
   void close() override;
   [[nodiscard]] std::string peer() const override { return peer_; }
 

@@ -37,6 +37,7 @@ struct End {
   bool closed = false;
   std::uint64_t breaks_at = kNever;  // when this end hears that the connection is over
   Task on_readable, on_writable;
+  std::uint64_t enough = 1;  // bytes that on_readable waits for
   std::uint64_t readable_event_at = kNever, writable_event_at = kNever;
 };
 
@@ -54,6 +55,9 @@ struct Connection : std::enable_shared_from_this<Connection> {
   [[nodiscard]] std::uint64_t latency() const { return 5 * kNsPerUs + core->below(60 * kNsPerUs); }
 
   IoStep read(int side, std::span<const iovec> pieces);
+  [[nodiscard]] std::size_t unread(int side);
+  // Some kernels listen to the wish, within half of what their buffer holds, and some do not.
+  [[nodiscard]] std::uint64_t enough_of(int side, std::size_t wished);
   IoStep write(int side, std::span<const iovec> pieces);
   void shorten(std::size_t& count);
   void maybe_cut();
@@ -118,9 +122,10 @@ class SimStream final : public Stream {
   IoStep write_some(std::span<const iovec> pieces) override {
     return connection_->write(side_, pieces);
   }
-  void when_readable(std::move_only_function<void()> ready, std::size_t /*enough*/) override {
+  void when_readable(std::move_only_function<void()> ready, std::size_t enough) override {
     if (!connection_->usable(side_)) return;
     MEMKV_CHECK(!connection_->ends[side_].on_readable, "one pending when_readable a stream");
+    connection_->ends[side_].enough = connection_->enough_of(side_, enough);
     connection_->ends[side_].on_readable = std::move(ready);
     connection_->wake_reader(side_);
   }
@@ -130,6 +135,7 @@ class SimStream final : public Stream {
     connection_->ends[side_].on_writable = std::move(ready);
     connection_->wake_writer(side_);
   }
+  std::size_t unread() const override { return connection_->unread(side_); }
   void close() override { connection_->close(side_); }
   std::string peer() const override { return connection_->addresses[1 - side_]; }
 
@@ -326,6 +332,17 @@ IoStep Connection::read(int side, std::span<const iovec> pieces) {
   return {Code::ok, count};
 }
 
+std::size_t Connection::unread(int side) {
+  Pipe& pipe = pipes[1 - side];
+  if (!apart()) pipe.settle(core->now());
+  return pipe.arrived - pipe.read;
+}
+
+std::uint64_t Connection::enough_of(int side, std::size_t wished) {
+  if (wished <= 1 || core->below(4) == 0) return 1;
+  return std::min<std::uint64_t>(wished, pipes[1 - side].capacity / 2);
+}
+
 IoStep Connection::write(int side, std::span<const iovec> pieces) {
   if (!usable(side)) return {Code::unreachable, 0};
   maybe_cut();
@@ -368,9 +385,12 @@ std::uint64_t Connection::readable_at(int side) {
   if (apart()) return kNever;
   Pipe& pipe = pipes[1 - side];
   pipe.settle(core->now());
-  if (pipe.arrived > pipe.read) return core->now();
+  const std::uint64_t wanted = pipe.read + ends[side].enough;
+  if (pipe.arrived >= wanted) return core->now();
   std::uint64_t at = ends[side].breaks_at;
-  if (!pipe.marks.empty()) at = std::min(at, pipe.marks.front().at);
+  const auto mark = std::ranges::find_if(
+      pipe.marks, [&](const auto& one) { return std::min(one.total, pipe.lost_from) >= wanted; });
+  if (mark != pipe.marks.end()) at = std::min(at, mark->at);
   return at == kNever ? kNever : std::max(at, core->now());
 }
 

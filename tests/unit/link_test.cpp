@@ -166,6 +166,38 @@ TEST(Link, KnowsWhenBytesMoved) {
   EXPECT_EQ(links.right.link->bytes_in(), wire::kHeaderBytes);
 }
 
+// A reader that is left asleep until a payload is there still sees that its peer moves bytes.
+TEST(Link, APeerThatMovesTooFewBytesToWakeAReaderIsNotSilent) {
+  int asleep = 0;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    Ends ends(seed, 0);
+    Recorder right;
+    right.link = Link::start(std::move(ends.stream_b), ends.b->executor(), right, kBodyBytesMax);
+    std::array<std::byte, wire::kHeaderBytes + wire::kDataBodyBytes> head{};
+    const auto body = std::span(head).subspan<wire::kHeaderBytes>();
+    ASSERT_EQ(wire::encode(wire::Data{.item = 0, .offset = 0}, body), wire::kDataBodyBytes);
+    wire::encode_header({.type = wire::Type::data,
+                         .request = 1,
+                         .body_bytes = wire::kDataBodyBytes,
+                         .payload_bytes = kDataBytesMax,
+                         .body_crc = crc32c(body)},
+                        std::span(head).first<wire::kHeaderBytes>());
+    const iovec piece{head.data(), head.size()};
+    ASSERT_EQ(ends.stream_a->write_some({&piece, 1}).bytes, head.size());
+    ASSERT_TRUE(ends.run_until([&] { return right.datas == 1; }));
+    ends.run_out();
+    const std::uint64_t read = right.link->bytes_in();
+    const std::uint64_t before_ns = right.link->last_in_ns();
+    EXPECT_EQ(right.link->last_in_ns(), before_ns) << "nothing came";
+    const iovec one{head.data(), 1};
+    ASSERT_EQ(ends.stream_a->write_some({&one, 1}).bytes, 1U);
+    ends.run_out();
+    EXPECT_GT(right.link->last_in_ns(), before_ns);
+    if (right.link->bytes_in() == read) ++asleep;
+  }
+  EXPECT_GT(asleep, 0);
+}
+
 // ---- recall
 
 // Recalls one of three shipments at a random moment; its memory is gone from `quiet` on, so that a
