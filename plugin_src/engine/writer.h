@@ -18,8 +18,8 @@
 
 namespace memkv::engine {
 
-// Two of the largest usual blocks: one is written while the next is made ready.
-inline constexpr std::uint64_t kWriteBytesInFlight = 32 * kMiB;  // or a single block, if larger
+// Four of the largest usual blocks: some are written while others are made ready.
+inline constexpr std::uint64_t kWriteBytesInFlight = 64 * kMiB;  // or a single block, if larger
 
 class Writer {
  public:
