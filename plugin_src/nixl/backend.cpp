@@ -45,28 +45,25 @@ abi::Answer Backend::add(abi::MemoryKind kind, const abi::DescribedPlace& place,
                          abi::Metadata*& out) {
   auto added = registry_.add(kind, place);
   if (!added) return refuse(added.error());
-  out = added->release();
+  out = *added;
   return abi::Answer::success;
 }
 
 abi::Answer Backend::remove(abi::Metadata* metadata) {
-  std::unique_ptr<Registration> registration(static_cast<Registration*>(metadata));
-  if (registration->kind == abi::MemoryKind::dram) {
-    const auto& memory = static_cast<const LocalMemory&>(*registration);
-    for (const auto& flight : tower_->touching(memory.id)) {
+  if (const auto memory = registry_.memory_of(metadata)) {
+    for (const auto& flight : tower_->touching(memory->id)) {
       if (end(*flight)) continue;
       (void)new std::shared_ptr<Flight>(flight);  // its request would wait for ever
       return abi::Answer::backend_error;
     }
   }
-  registry_.remove(std::move(registration));
-  return abi::Answer::success;
+  return registry_.remove(metadata) ? abi::Answer::success : abi::Answer::invalid_param;
 }
 
 abi::Answer Backend::prepare(abi::Direction direction, const abi::RegisteredList& local,
                              const abi::RegisteredList& remote, const abi::Options* options,
                              abi::Handle*& out) {
-  auto transfer = Transfer::plan(direction, local, remote, options);
+  auto transfer = Transfer::plan(registry_, direction, local, remote, options);
   if (!transfer) return refuse(transfer.error());
   out = transfer->release();
   return abi::Answer::success;

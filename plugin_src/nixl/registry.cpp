@@ -29,25 +29,42 @@ std::string shown(std::string_view key) {
 
 }  // namespace
 
-Result<std::unique_ptr<Registration>> Registry::add(abi::MemoryKind kind,
-                                                    const abi::DescribedPlace& place) {
+struct Registry::LocalMemory final : Registration {
+  explicit LocalMemory(const Memory& memory) : Registration(abi::MemoryKind::dram), place(memory) {}
+  const Memory place;
+};
+
+struct Registry::StoredObject final : Registration {
+  explicit StoredObject(std::uint64_t device_id)
+      : Registration(abi::MemoryKind::object), device(device_id) {}
+  const std::uint64_t device;
+};
+
+Result<Registration*> Registry::add(abi::MemoryKind kind, const abi::DescribedPlace& place) {
   if (kind == abi::MemoryKind::dram) return add_memory(place);
   if (kind == abi::MemoryKind::object) return add_object(place);
   return fail(Code::unsupported, "MEMKV takes DRAM and OBJ, not memory of kind " +
                                      std::to_string(static_cast<int>(kind)));
 }
 
-Result<std::unique_ptr<Registration>> Registry::add_memory(const abi::DescribedPlace& place) {
+Registration* Registry::keep(std::unique_ptr<Registration> made) {
+  Registration* const kept = made.get();
+  live_.emplace(kept, std::move(made));
+  return kept;
+}
+
+Result<Registration*> Registry::add_memory(const abi::DescribedPlace& place) {
   const bool wraps = place.length > std::numeric_limits<std::uintptr_t>::max() - place.address;
   if (place.address == 0 || place.length == 0 || wraps) {
     return fail(Code::invalid, "memory at " + std::to_string(place.address) + " of " +
                                    std::to_string(place.length) + " bytes cannot be registered");
   }
   const std::lock_guard lock(mutex_);
-  return std::make_unique<LocalMemory>(next_memory_++, place.address, place.length);
+  return keep(std::make_unique<LocalMemory>(
+      Memory{.id = next_memory_++, .begin = place.address, .length = place.length}));
 }
 
-Result<std::unique_ptr<Registration>> Registry::add_object(const abi::DescribedPlace& place) {
+Result<Registration*> Registry::add_object(const abi::DescribedPlace& place) {
   auto named = name_of(dialect_, place.device, place.info);
   if (!named) {
     return fail(named.error().code, "device id " + std::to_string(place.device) +
@@ -56,29 +73,43 @@ Result<std::unique_ptr<Registration>> Registry::add_object(const abi::DescribedP
   auto name = std::make_shared<const ObjectName>(std::move(*named));
   const std::lock_guard lock(mutex_);
   const auto known = devices_.find(place.device);
-  if (known != devices_.end()) {
-    if (*known->second.name != *name) {
-      return fail(Code::conflict, "device id " + std::to_string(place.device) +
-                                      " cannot be registered for the key " + shown(name->key) +
-                                      ": it is registered for " + shown(known->second.name->key) +
-                                      ", and one id means one block. Use another device id, or "
-                                      "deregister the first");
-    }
-    name = known->second.name;
+  if (known != devices_.end() && *known->second.name != *name) {
+    return fail(Code::conflict, "device id " + std::to_string(place.device) +
+                                    " cannot be registered for the key " + shown(name->key) +
+                                    ": it is registered for " + shown(known->second.name->key) +
+                                    ", and one id means one block. Use another device id, or "
+                                    "deregister the first");
   }
-  auto object = std::make_unique<StoredObject>(place.device, name);
-  devices_.try_emplace(place.device, Holder{.name = std::move(name)}).first->second.times += 1;
+  Holder& holder =
+      devices_.try_emplace(place.device, Holder{.name = std::move(name)}).first->second;
+  Registration* const object = keep(std::make_unique<StoredObject>(place.device));
+  holder.times += 1;
   return object;
 }
 
-void Registry::remove(std::unique_ptr<Registration> registration) {
-  if (registration->kind != abi::MemoryKind::object) return;
-  const auto& object = static_cast<const StoredObject&>(*registration);
+bool Registry::remove(const abi::Metadata* metadata) {
   const std::lock_guard lock(mutex_);
-  const auto known = devices_.find(object.device);
-  if (known == devices_.end()) return;
-  known->second.times -= 1;
-  if (known->second.times == 0) devices_.erase(known);
+  const auto found = live_.find(metadata);
+  if (found == live_.end()) return false;
+  if (found->second->kind == abi::MemoryKind::object) {
+    const auto known = devices_.find(static_cast<const StoredObject&>(*found->second).device);
+    if (--known->second.times == 0) devices_.erase(known);
+  }
+  live_.erase(found);
+  return true;
+}
+
+std::optional<Memory> Registry::memory_of(const abi::Metadata* metadata) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(metadata);
+  if (found == live_.end() || found->second->kind != abi::MemoryKind::dram) return std::nullopt;
+  return static_cast<const LocalMemory&>(*found->second).place;
+}
+
+std::shared_ptr<const ObjectName> Registry::object_of(std::uint64_t device) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = devices_.find(device);
+  return found != devices_.end() ? found->second.name : nullptr;
 }
 
 }  // namespace memkv::nixl

@@ -1,15 +1,17 @@
 // Registry: the memory and the objects that NIXL registered with a backend.
 //
-// NIXL finds its way back to a registration by the Metadata pointer it was given; it hands none out
-// that was not made here, and none after it was removed. Objects are also known by their device id:
-// NIXL resolves two registrations of one id to the first, so an id must mean one name only.
+// Whatever NIXL hands back is looked up here before it is believed: a NIXL may keep the Metadata
+// pointer of what was deregistered (1.0 does, of objects), and may deregister one pointer twice.
+// A local descriptor is found by its pointer, an object by its device id: NIXL resolves two
+// registrations of one id to the first, so an id means one name only.
 // Thread: any.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <unordered_map>
 #include <utility>
 
 #include "base/result.h"
@@ -24,49 +26,49 @@ class Registration : public abi::Metadata {
   const abi::MemoryKind kind;
 };
 
-struct LocalMemory final : Registration {
-  LocalMemory(std::uint64_t memory_id, std::uintptr_t first, std::size_t bytes)
-      : Registration(abi::MemoryKind::dram), id(memory_id), begin(first), length(bytes) {}
+// A piece of registered DRAM.
+struct Memory {
+  std::uint64_t id = 0;  // never the same twice in a backend
+  std::uintptr_t begin = 0;
+  std::size_t length = 0;
+
   [[nodiscard]] bool holds(std::uintptr_t address, std::size_t bytes) const {
     return address >= begin && bytes <= length && address - begin <= length - bytes;
   }
-
-  const std::uint64_t id;  // never the same twice in a backend
-  const std::uintptr_t begin;
-  const std::size_t length;
-};
-
-struct StoredObject final : Registration {
-  StoredObject(std::uint64_t device_id, std::shared_ptr<const ObjectName> object_name)
-      : Registration(abi::MemoryKind::object), device(device_id), name(std::move(object_name)) {}
-
-  const std::uint64_t device;
-  const std::shared_ptr<const ObjectName> name;
 };
 
 class Registry {
  public:
   explicit Registry(Dialect dialect) : dialect_(dialect) {}
 
-  // The caller owns what comes back until remove().
+  // It is live until remove(), and the registry's own.
   // Statuses: invalid (the metaInfo breaks the dialect's rules, the memory is none), too_large
   // (the key), conflict (the device id means another name).
-  [[nodiscard]] Result<std::unique_ptr<Registration>> add(abi::MemoryKind kind,
-                                                          const abi::DescribedPlace& place);
-  void remove(std::unique_ptr<Registration> registration);
+  [[nodiscard]] Result<Registration*> add(abi::MemoryKind kind, const abi::DescribedPlace& place);
+  // False, and nothing happened: it is not live.
+  bool remove(const abi::Metadata* metadata);
+
+  // Nothing: it is not live, or no DRAM.
+  [[nodiscard]] std::optional<Memory> memory_of(const abi::Metadata* metadata) const;
+  // Null: no object is live under this device id.
+  [[nodiscard]] std::shared_ptr<const ObjectName> object_of(std::uint64_t device) const;
 
  private:
+  struct LocalMemory;
+  struct StoredObject;
   struct Holder {
     std::shared_ptr<const ObjectName> name;
     std::uint64_t times = 0;
   };
-  [[nodiscard]] Result<std::unique_ptr<Registration>> add_memory(const abi::DescribedPlace& place);
-  [[nodiscard]] Result<std::unique_ptr<Registration>> add_object(const abi::DescribedPlace& place);
+  [[nodiscard]] Result<Registration*> add_memory(const abi::DescribedPlace& place);
+  [[nodiscard]] Result<Registration*> add_object(const abi::DescribedPlace& place);
+  Registration* keep(std::unique_ptr<Registration> made);
 
   const Dialect dialect_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::uint64_t next_memory_ = 1;
-  std::map<std::uint64_t, Holder> devices_;
+  std::unordered_map<const abi::Metadata*, std::unique_ptr<Registration>> live_;
+  std::unordered_map<std::uint64_t, Holder> devices_;
 };
 
 }  // namespace memkv::nixl

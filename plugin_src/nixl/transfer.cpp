@@ -19,7 +19,7 @@ std::optional<std::string> notice_in(const abi::Options* options) {
 Transfer::Transfer(abi::Direction direction, const abi::Options* options)
     : direction_(direction), notice_(notice_in(options)) {}
 
-Result<std::unique_ptr<Transfer>> Transfer::plan(abi::Direction direction,
+Result<std::unique_ptr<Transfer>> Transfer::plan(const Registry& registry, abi::Direction direction,
                                                  const abi::RegisteredList& local,
                                                  const abi::RegisteredList& remote,
                                                  const abi::Options* options) {
@@ -37,7 +37,7 @@ Result<std::unique_ptr<Transfer>> Transfer::plan(abi::Direction direction,
   std::unique_ptr<Transfer> transfer(new Transfer(direction, options));
   transfer->names_.reserve(local.places.size());
   for (std::size_t i = 0; i < local.places.size(); ++i) {
-    if (auto added = transfer->add(local.places[i], remote.places[i]); !added) {
+    if (auto added = transfer->add(registry, local.places[i], remote.places[i]); !added) {
       return fail(added.error().code,
                   "descriptor " + std::to_string(i) + ": " + added.error().text);
     }
@@ -48,15 +48,15 @@ Result<std::unique_ptr<Transfer>> Transfer::plan(abi::Direction direction,
   return transfer;
 }
 
-Result<void> Transfer::add(const abi::RegisteredPlace& local, const abi::RegisteredPlace& remote) {
-  const auto* const near = static_cast<const Registration*>(local.metadata);
-  const auto* const far = static_cast<const Registration*>(remote.metadata);
-  if (near == nullptr || far == nullptr || near->kind != abi::MemoryKind::dram ||
-      far->kind != abi::MemoryKind::object) {
-    return fail(Code::invalid, "it is not registered with MEMKV");
+Result<void> Transfer::add(const Registry& registry, const abi::RegisteredPlace& local,
+                           const abi::RegisteredPlace& remote) {
+  const auto memory = registry.memory_of(local.metadata);
+  if (!memory) return fail(Code::invalid, "its local memory is not registered with MEMKV");
+  auto name = registry.object_of(remote.device);
+  if (!name) {
+    return fail(Code::invalid,
+                "no object is registered with the device id " + std::to_string(remote.device));
   }
-  const auto* const memory = static_cast<const LocalMemory*>(near);
-  const auto* const object = static_cast<const StoredObject*>(far);
   if (local.length == 0 || local.length != remote.length) {
     return fail(Code::invalid, std::to_string(local.length) + " local and " +
                                    std::to_string(remote.length) +
@@ -76,18 +76,18 @@ Result<void> Transfer::add(const abi::RegisteredPlace& local, const abi::Registe
       return fail(Code::invalid, "a WRITE puts a whole block, so its address must be 0, not " +
                                      std::to_string(remote.address));
     }
-    puts_.push_back({.key = object->name->key_bytes(),
-                     .group = object->name->group_bytes(),
+    puts_.push_back({.key = name->key_bytes(),
+                     .group = name->group_bytes(),
                      .bytes = {bytes, local.length},
-                     .depth = object->name->depth,
-                     .recompute_cost = object->name->recompute_cost});
+                     .depth = name->depth,
+                     .recompute_cost = name->recompute_cost});
   } else {
-    gets_.push_back({.key = object->name->key_bytes(),
-                     .group = object->name->group_bytes(),
+    gets_.push_back({.key = name->key_bytes(),
+                     .group = name->group_bytes(),
                      .offset = static_cast<std::uint32_t>(remote.address),
                      .target = {bytes, local.length}});
   }
-  names_.push_back(object->name);
+  names_.push_back(std::move(name));
   bytes_ += local.length;
   if (memories_.empty() || memories_.back() != memory->id) memories_.push_back(memory->id);
   return {};

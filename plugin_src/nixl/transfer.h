@@ -24,8 +24,9 @@ class Transfer final : public abi::Handle {
  public:
   // Statuses: invalid with the sentence: no descriptors, two lists of different length, another
   // kind of memory, pieces of different length or of length 0, a piece outside of its registered
-  // memory, a range that no block has, a WRITE at another offset than 0, no metadata.
-  [[nodiscard]] static Result<std::unique_ptr<Transfer>> plan(abi::Direction direction,
+  // memory, a range that no block has, a WRITE at another offset than 0, what is not registered.
+  [[nodiscard]] static Result<std::unique_ptr<Transfer>> plan(const Registry& registry,
+                                                              abi::Direction direction,
                                                               const abi::RegisteredList& local,
                                                               const abi::RegisteredList& remote,
                                                               const abi::Options* options);
@@ -45,7 +46,7 @@ class Transfer final : public abi::Handle {
 
  private:
   Transfer(abi::Direction direction, const abi::Options* options);
-  [[nodiscard]] Result<void> add(const abi::RegisteredPlace& local,
+  [[nodiscard]] Result<void> add(const Registry& registry, const abi::RegisteredPlace& local,
                                  const abi::RegisteredPlace& remote);
 
   const abi::Direction direction_;

@@ -493,6 +493,26 @@ def two_keys_on_one_device(parameters: dict[str, str]) -> None:
 
 
 @case
+def id_reused_after_deregistration(parameters: dict[str, str]) -> None:
+    agent = Agent(parameters)
+    (block,) = agent.put([b"two"], 1000)
+    nixl = agent.nixl
+    (target,) = agent.targets(1, 1000)
+
+    def prepared() -> Any:
+        remote = nixl.get_xfer_descs([(0, 1000, 7)], "OBJ")
+        return nixl.initialize_xfer("READ", agent.local([target]), remote, "agent", b"", BACKENDS)
+
+    first = nixl.register_memory([(0, 1000, 7, b"one")], "OBJ", BACKENDS)
+    nixl.deregister_memory(first, BACKENDS)
+    nixl.register_memory([(0, 1000, 8, b"x")], "OBJ", BACKENDS)
+    raises(prepared)
+    nixl.register_memory([(0, 1000, 7, b"two")], "OBJ", BACKENDS)
+    assert agent.post(prepared()) == "DONE"
+    same([target], [block])
+
+
+@case
 def wrong_lengths(parameters: dict[str, str]) -> None:
     agent = Agent(parameters)
     keys = keys_of(2)

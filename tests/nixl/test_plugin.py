@@ -30,6 +30,7 @@ PLAIN = (
     "every_dialect",
     "released_in_flight",
     "several_agents_and_threads",
+    "id_reused_after_deregistration",
     "wrong_lengths",
     "forked",
     "estimates",

@@ -407,6 +407,36 @@ TEST_F(NixlPrepareTest, WhatIsNotRegistered) {
   EXPECT_EQ(prepare(Direction::read, {strange}), Answer::invalid_param);
 }
 
+// As NIXL 1.0 does, which keeps its own entry of an object that was deregistered.
+TEST_F(NixlPrepareTest, AnObjectThatWasDeregistered) {
+  auto transfer = agent_->describe(Direction::read, {piece()});
+  ASSERT_EQ(agent_->forget_object(1), Answer::success);
+  agent_->object(2, "two");
+  EXPECT_EQ(prepare(transfer), Answer::invalid_param);
+}
+
+TEST_F(NixlPrepareTest, MemoryThatWasDeregistered) {
+  auto transfer = agent_->describe(Direction::read, {piece()});
+  agent_->forget_memory(memory_);
+  EXPECT_EQ(prepare(transfer), Answer::invalid_param);
+}
+
+TEST_F(NixlEngineTest, AnIdMeansWhatItIsRegisteredForNow) {
+  start_nodes(1);
+  FakeCore& agent = core();
+  const auto blocks = put_blocks(agent, {1, 2}, 5000);
+  Buffer target(5000);
+  agent.object(7, key(1));
+  auto transfer = agent.describe(Direction::read, {{&target, agent.memory(target), 7}});
+  ASSERT_EQ(agent.forget_object(7), Answer::success);
+  agent.object(7, key(2));
+  ASSERT_EQ(agent.prepare(transfer), Answer::success);  // what NIXL remembers is of the first
+  (void)agent.post(transfer);
+  EXPECT_EQ(finish(agent, transfer), Answer::success);
+  EXPECT_EQ(target, blocks[1]);
+  EXPECT_EQ(agent.release(transfer), Answer::success);
+}
+
 TEST_F(NixlPrepareTest, OtherKindsOfMemoryAndOperation) {
   auto transfer = agent_->describe(Direction::read, {piece()});
   transfer.local.kind = MemoryKind::vram;
