@@ -27,6 +27,26 @@ std::string shown(std::string_view key) {
   return out + (head.size() < key.size() ? "…" : "");
 }
 
+// The registration that is live under `key`, made now if there is none, and once more.
+template <typename Live, typename Known, typename Make>
+Registration* counted(Live& live, Known& known, const typename Known::key_type& key, Make make) {
+  auto found = known.find(key);
+  if (found == known.end()) {
+    auto made = make();
+    const auto at = live.emplace(made.get(), nullptr).first;
+    try {
+      found = known.emplace(key, made.get()).first;
+    } catch (...) {
+      live.erase(at);
+      throw;
+    }
+    at->second = std::move(made);
+  }
+  Registration* const registration = live.at(found->second).get();
+  registration->times += 1;
+  return registration;
+}
+
 }  // namespace
 
 struct Registry::LocalMemory final : Registration {
@@ -35,9 +55,10 @@ struct Registry::LocalMemory final : Registration {
 };
 
 struct Registry::StoredObject final : Registration {
-  explicit StoredObject(std::uint64_t device_id)
-      : Registration(abi::MemoryKind::object), device(device_id) {}
+  StoredObject(std::uint64_t device_id, std::shared_ptr<const ObjectName> object_name)
+      : Registration(abi::MemoryKind::object), device(device_id), name(std::move(object_name)) {}
   const std::uint64_t device;
+  const std::shared_ptr<const ObjectName> name;
 };
 
 Result<Registration*> Registry::add(abi::MemoryKind kind, const abi::DescribedPlace& place) {
@@ -47,12 +68,6 @@ Result<Registration*> Registry::add(abi::MemoryKind kind, const abi::DescribedPl
                                      std::to_string(static_cast<int>(kind)));
 }
 
-Registration* Registry::keep(std::unique_ptr<Registration> made) {
-  Registration* const kept = made.get();
-  live_.emplace(kept, std::move(made));
-  return kept;
-}
-
 Result<Registration*> Registry::add_memory(const abi::DescribedPlace& place) {
   const bool wraps = place.length > std::numeric_limits<std::uintptr_t>::max() - place.address;
   if (place.address == 0 || place.length == 0 || wraps) {
@@ -60,8 +75,10 @@ Result<Registration*> Registry::add_memory(const abi::DescribedPlace& place) {
                                    std::to_string(place.length) + " bytes cannot be registered");
   }
   const std::lock_guard lock(mutex_);
-  return keep(std::make_unique<LocalMemory>(
-      Memory{.id = next_memory_++, .begin = place.address, .length = place.length}));
+  return counted(live_, ranges_, Range(place.address, place.length), [&] {
+    return std::make_unique<LocalMemory>(
+        Memory{.id = next_memory_++, .begin = place.address, .length = place.length});
+  });
 }
 
 Result<Registration*> Registry::add_object(const abi::DescribedPlace& place) {
@@ -73,30 +90,35 @@ Result<Registration*> Registry::add_object(const abi::DescribedPlace& place) {
   auto name = std::make_shared<const ObjectName>(std::move(*named));
   const std::lock_guard lock(mutex_);
   const auto known = devices_.find(place.device);
-  if (known != devices_.end() && *known->second.name != *name) {
+  if (known != devices_.end() && *known->second->name != *name) {
     return fail(Code::conflict, "device id " + std::to_string(place.device) +
                                     " cannot be registered for the key " + shown(name->key) +
-                                    ": it is registered for " + shown(known->second.name->key) +
+                                    ": it is registered for " + shown(known->second->name->key) +
                                     ", and one id means one block. Use another device id, or "
                                     "deregister the first");
   }
-  Holder& holder =
-      devices_.try_emplace(place.device, Holder{.name = std::move(name)}).first->second;
-  Registration* const object = keep(std::make_unique<StoredObject>(place.device));
-  holder.times += 1;
-  return object;
+  return counted(live_, devices_, place.device,
+                 [&] { return std::make_unique<StoredObject>(place.device, std::move(name)); });
 }
 
 bool Registry::remove(const abi::Metadata* metadata) {
   const std::lock_guard lock(mutex_);
   const auto found = live_.find(metadata);
   if (found == live_.end()) return false;
-  if (found->second->kind == abi::MemoryKind::object) {
-    const auto known = devices_.find(static_cast<const StoredObject&>(*found->second).device);
-    if (--known->second.times == 0) devices_.erase(known);
-  }
+  if (--found->second->times > 0) return true;
+  forget(*found->second);
   live_.erase(found);
   return true;
+}
+
+// What is registered at its place from now on is another.
+void Registry::forget(const Registration& registration) {
+  if (registration.kind == abi::MemoryKind::object) {
+    devices_.erase(static_cast<const StoredObject&>(registration).device);
+  } else {
+    const Memory& place = static_cast<const LocalMemory&>(registration).place;
+    ranges_.erase(Range(place.begin, place.length));
+  }
 }
 
 std::optional<Memory> Registry::memory_of(const abi::Metadata* metadata) const {
@@ -109,7 +131,7 @@ std::optional<Memory> Registry::memory_of(const abi::Metadata* metadata) const {
 std::shared_ptr<const ObjectName> Registry::object_of(std::uint64_t device) const {
   const std::lock_guard lock(mutex_);
   const auto found = devices_.find(device);
-  return found != devices_.end() ? found->second.name : nullptr;
+  return found != devices_.end() ? found->second->name : nullptr;
 }
 
 }  // namespace memkv::nixl

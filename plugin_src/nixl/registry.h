@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -24,6 +25,7 @@ class Registration : public abi::Metadata {
  public:
   explicit Registration(abi::MemoryKind registered_kind) : Metadata(true), kind(registered_kind) {}
   const abi::MemoryKind kind;
+  std::uint64_t times = 0;  // that it is registered; the registry's
 };
 
 // A piece of registered DRAM.
@@ -41,11 +43,12 @@ class Registry {
  public:
   explicit Registry(Dialect dialect) : dialect_(dialect) {}
 
-  // It is live until remove(), and the registry's own.
+  // It is live until remove(), and the registry's own. What is live already is given again, and
+  // is to be removed once more: NIXL itself deregisters what it was given first.
   // Statuses: invalid (the metaInfo breaks the dialect's rules, the memory is none), too_large
   // (the key), conflict (the device id means another name).
   [[nodiscard]] Result<Registration*> add(abi::MemoryKind kind, const abi::DescribedPlace& place);
-  // False, and nothing happened: it is not live.
+  // One registration of it goes. False, and nothing happened: it is not live.
   bool remove(const abi::Metadata* metadata);
 
   // Nothing: it is not live, or no DRAM.
@@ -56,19 +59,17 @@ class Registry {
  private:
   struct LocalMemory;
   struct StoredObject;
-  struct Holder {
-    std::shared_ptr<const ObjectName> name;
-    std::uint64_t times = 0;
-  };
+  using Range = std::pair<std::uintptr_t, std::size_t>;
   [[nodiscard]] Result<Registration*> add_memory(const abi::DescribedPlace& place);
   [[nodiscard]] Result<Registration*> add_object(const abi::DescribedPlace& place);
-  Registration* keep(std::unique_ptr<Registration> made);
+  void forget(const Registration& registration);
 
   const Dialect dialect_;
   mutable std::mutex mutex_;
   std::uint64_t next_memory_ = 1;
   std::unordered_map<const abi::Metadata*, std::unique_ptr<Registration>> live_;
-  std::unordered_map<std::uint64_t, Holder> devices_;
+  std::map<Range, const LocalMemory*> ranges_;
+  std::unordered_map<std::uint64_t, const StoredObject*> devices_;
 };
 
 }  // namespace memkv::nixl

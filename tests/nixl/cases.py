@@ -513,6 +513,22 @@ def id_reused_after_deregistration(parameters: dict[str, str]) -> None:
 
 
 @case
+def registered_twice(parameters: dict[str, str]) -> None:
+    agent = Agent(parameters)
+    (block,) = agent.put([b"one"], 1000)
+    nixl = agent.nixl
+    target = np.zeros(1000, np.uint8)
+    memory = (target.ctypes.data, target.nbytes, 0, "")
+    for kind, one in (("DRAM", memory), ("OBJ", (0, 1000, 7, b"one"))):
+        twice = nixl.register_memory([one, one], kind, BACKENDS)
+        nixl.deregister_memory(twice, BACKENDS)
+        nixl.register_memory([one], kind, BACKENDS)
+    agent.devices[b"seven"] = 7
+    assert agent.move("READ", [b"seven"], [target]) == ("DONE", [OK])
+    same([target], [block])
+
+
+@case
 def wrong_lengths(parameters: dict[str, str]) -> None:
     agent = Agent(parameters)
     keys = keys_of(2)

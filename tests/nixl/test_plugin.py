@@ -31,6 +31,7 @@ PLAIN = (
     "released_in_flight",
     "several_agents_and_threads",
     "id_reused_after_deregistration",
+    "registered_twice",
     "wrong_lengths",
     "forked",
     "estimates",

@@ -238,6 +238,32 @@ TEST_F(NixlRegistryTest, TheSameKeyIsCounted) {
   agent.object(1, "two");
 }
 
+// NIXL deregisters the first of two that are described the same, twice.
+TEST_F(NixlRegistryTest, WhatIsRegisteredTwiceMayBeDeregisteredTwice) {
+  FakeCore& agent = core();
+  abi::Engine& engine = agent.engine();
+  Buffer buffer(1000);
+  const auto at = reinterpret_cast<std::uintptr_t>(buffer.data());
+  for (const auto& [kind, place] :
+       {std::pair{MemoryKind::dram, FakeCore::place(at, buffer.size(), 0)},
+        std::pair{MemoryKind::object, FakeCore::place(0, 0, 7, "k")}}) {
+    abi::Metadata* first = nullptr;
+    abi::Metadata* second = nullptr;
+    ASSERT_EQ(engine.registerMem(place, kind, first), Answer::success);
+    ASSERT_EQ(engine.registerMem(place, kind, second), Answer::success);
+    EXPECT_EQ(engine.deregisterMem(first), Answer::success);
+    EXPECT_EQ(engine.deregisterMem(first), Answer::success);
+    EXPECT_EQ(engine.deregisterMem(first), Answer::invalid_param) << "there are no three";
+    EXPECT_EQ(engine.deregisterMem(second), Answer::invalid_param) << "it is the same";
+  }
+  EXPECT_EQ(agent.try_object(7, "another"), Answer::success) << "nothing is left of it";
+}
+
+TEST_F(NixlRegistryTest, WhatNobodyRegisteredIsLeftAlone) {
+  abi::Metadata strange(true);
+  EXPECT_EQ(core().engine().deregisterMem(&strange), Answer::invalid_param);
+}
+
 TEST_F(NixlRegistryTest, AnotherGroupIsAnotherName) {
   FakeCore& agent = core("agent", {{"key_dialect", "full"}});
   agent.object(1, nixl::record_of({.key = "k", .group = "a"}));
