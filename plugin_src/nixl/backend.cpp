@@ -22,7 +22,7 @@ Backend::Backend(const Settings& settings, std::string agent, std::unique_ptr<Cl
       agent_(std::move(agent)),
       world_(std::move(world)),
       tower_(std::make_shared<Tower>(world_.clock)),
-      registry_(settings.dialect),
+      registry_(settings.dialect, *tower_),
       client_(std::move(client)) {
   stat_ = joined(*client_);
 }
@@ -50,14 +50,16 @@ abi::Answer Backend::add(abi::MemoryKind kind, const abi::DescribedPlace& place,
 }
 
 abi::Answer Backend::remove(abi::Metadata* metadata) {
-  if (const auto memory = registry_.memory_of(metadata)) {
+  const std::lock_guard lock(removing_);
+  const auto memory = registry_.memory_of(metadata);
+  if (!registry_.begin_removal(metadata)) return abi::Answer::invalid_param;
+  if (memory) {
     for (const auto& flight : tower_->touching(memory->id)) {
-      if (end(*flight)) continue;
-      (void)new std::shared_ptr<Flight>(flight);  // its request would wait for ever
-      return abi::Answer::backend_error;
+      if (!end(*flight)) return abi::Answer::backend_error;
     }
   }
-  return registry_.remove(metadata) ? abi::Answer::success : abi::Answer::invalid_param;
+  registry_.remove(metadata);
+  return abi::Answer::success;
 }
 
 abi::Answer Backend::prepare(abi::Direction direction, const abi::RegisteredList& local,
@@ -71,9 +73,13 @@ abi::Answer Backend::prepare(abi::Direction direction, const abi::RegisteredList
 
 abi::Answer Backend::post(Transfer& transfer, const abi::Options* options) {
   if (transfer.flight && !transfer.flight->over()) return abi::Answer::repost_active;
-  transfer.flight = Flight::start(tower_, transfer.flight_plan(options), [&](Finished finished) {
+  auto flight = Flight::start(tower_, transfer.flight_plan(options), [&](Finished finished) {
     return transfer.submit(*client_, settings_.space, std::move(finished));
   });
+  if (!flight) {
+    return refuse(Status(Code::invalid, "a transfer is posted whose memory was deregistered"));
+  }
+  transfer.flight = std::move(flight);
   return check(transfer);
 }
 
@@ -94,8 +100,10 @@ abi::Answer Backend::release(std::unique_ptr<Transfer> transfer) {
 
 bool Backend::end(Flight& flight) {
   if (flight.over()) return true;
-  flight.request().cancel();
-  return wait_for_end(flight.request());
+  Request* const request = flight.request();
+  if (request == nullptr) return true;
+  request->cancel();
+  return wait_for_end(*request);
 }
 
 // The client ends what is cancelled or past its deadline as soon as no hand touches its memory;

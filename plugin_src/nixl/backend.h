@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -31,12 +32,15 @@ class Backend {
   // Both answer invalid_param or, for a device id with another name, not_allowed.
   [[nodiscard]] abi::Answer add(abi::MemoryKind kind, const abi::DescribedPlace& place,
                                 abi::Metadata*& out);
-  // Cancels the flights that touch the memory, and waits for them.
+  // Cancels the flights that touch the memory, and waits for them. No other takes off over memory
+  // whose last registration goes. backend_error: what is registered stays so, and may be removed
+  // again. invalid_param, and nothing happened: it is not registered.
   [[nodiscard]] abi::Answer remove(abi::Metadata* metadata);
 
   [[nodiscard]] abi::Answer prepare(abi::Direction direction, const abi::RegisteredList& local,
                                     const abi::RegisteredList& remote, const abi::Options* options,
                                     abi::Handle*& out);
+  // invalid_param: some of its memory is registered no more.
   [[nodiscard]] abi::Answer post(Transfer& transfer, const abi::Options* options);
   // backend_error also for a flight that a broken invariant keeps from its end, some time after its
   // deadline; its release then says whether bytes may still land.
@@ -61,6 +65,7 @@ class Backend {
   const EngineWorld world_;
   const std::shared_ptr<Tower> tower_;
   Registry registry_;
+  std::mutex removing_;
   std::atomic<unsigned> refusals_ = 0;
   std::uint64_t stat_ = 0;  // its number in stat.h
   // The last member: its end ends all flights, and these use the others.

@@ -8,10 +8,24 @@
 
 namespace memkv::nixl {
 
-void Tower::took_off(std::shared_ptr<Flight> flight) {
+std::uint64_t Tower::open() {
   const std::lock_guard lock(mutex_);
+  open_.insert(next_);
+  return next_++;
+}
+
+void Tower::close(std::uint64_t memory) {
+  const std::lock_guard lock(mutex_);
+  open_.erase(memory);
+}
+
+bool Tower::took_off(std::shared_ptr<Flight> flight) {
+  const std::lock_guard lock(mutex_);
+  const auto is_open = [this](std::uint64_t memory) { return open_.contains(memory); };
+  if (!std::ranges::all_of(flight->memories(), is_open)) return false;
   flight->number_ = next_++;
   in_the_air_.emplace(flight->number_, std::move(flight));
+  return true;
 }
 
 void Tower::landed(const Flight& flight) {
@@ -44,8 +58,24 @@ Flight::Flight(std::shared_ptr<Tower> tower, Plan plan)
 std::shared_ptr<Flight> Flight::start(std::shared_ptr<Tower> tower, Plan plan,
                                       const Submit& submit) {
   auto flight = std::make_shared<Flight>(std::move(tower), std::move(plan));
-  flight->launched(submit([flight] { flight->finished(); }));
+  if (!flight->tower_->took_off(flight)) return nullptr;
+  flight->launch(submit);
   return flight;
+}
+
+void Flight::launch(const Submit& submit) {
+  const std::lock_guard lock(launching_);
+  try {
+    launched(submit([flight = shared_from_this()] { flight->finished(); }));
+  } catch (...) {
+    tower_->landed(*this);
+    throw;
+  }
+}
+
+Request* Flight::request() {
+  const std::lock_guard lock(launching_);
+  return request_.get();
 }
 
 std::uint64_t Flight::age_ms() const {
@@ -57,15 +87,9 @@ std::uint64_t Flight::age_ms() const {
 void Flight::launched(std::unique_ptr<Request> request) {
   const std::lock_guard lock(mutex_);
   request_ = std::move(request);
-  if (finished_) {
-    conclude();
-    return;
-  }
-  try {
-    tower_->took_off(shared_from_this());
-  } catch (const std::bad_alloc&) {
-    request_->cancel();  // nobody would find it when its memory goes
-  }
+  if (!finished_) return;
+  conclude();
+  tower_->landed(*this);
 }
 
 void Flight::finished() {

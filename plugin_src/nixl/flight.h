@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "base/clock.h"
@@ -35,7 +36,12 @@ class Tower {
   Notices& notices() { return notices_; }
   Rates& rates() { return rates_; }
 
-  void took_off(std::shared_ptr<Flight> flight);
+  // Registered memory, by a number that is never the same twice, until it is closed.
+  [[nodiscard]] std::uint64_t open();
+  // No flight over it takes off any more.
+  void close(std::uint64_t memory);
+  // False, and nothing happened: some of its memory is not open.
+  [[nodiscard]] bool took_off(std::shared_ptr<Flight> flight);
   void landed(const Flight& flight);
   // Those that move bytes of this memory.
   [[nodiscard]] std::vector<std::shared_ptr<Flight>> touching(std::uint64_t memory) const;
@@ -46,6 +52,7 @@ class Tower {
   Rates rates_;
   mutable std::mutex mutex_;
   std::uint64_t next_ = 1;
+  std::unordered_set<std::uint64_t> open_;
   std::map<std::uint64_t, std::shared_ptr<Flight>> in_the_air_;
 };
 
@@ -63,7 +70,9 @@ class Flight : public std::enable_shared_from_this<Flight> {
   };
   using Submit = std::function<std::unique_ptr<Request>(Finished finished)>;
 
-  // Hands the request to the client, through `submit`.
+  // Hands the request to the client, through `submit`, once whoever closes its memory can find it.
+  // Null: some of its memory is closed already. What `submit` throws comes through, and nothing is
+  // under way then.
   [[nodiscard]] static std::shared_ptr<Flight> start(std::shared_ptr<Tower> tower, Plan plan,
                                                      const Submit& submit);
   Flight(std::shared_ptr<Tower> tower, Plan plan);
@@ -72,12 +81,14 @@ class Flight : public std::enable_shared_from_this<Flight> {
   [[nodiscard]] std::uint64_t age_ms() const;
   // Of a flight that is over.
   [[nodiscard]] abi::Answer answer() const { return answer_; }
-  // The client's request, to wait for or to cancel; it lives as long as the flight.
-  [[nodiscard]] Request& request() { return *request_; }
+  // The client's request, to wait for or to cancel; it lives as long as the flight. Waits for
+  // `submit`; null when that failed.
+  [[nodiscard]] Request* request();
   [[nodiscard]] const std::vector<std::uint64_t>& memories() const { return plan_.memories; }
 
  private:
   friend class Tower;
+  void launch(const Submit& submit);
   void launched(std::unique_ptr<Request> request);
   void finished();
   void conclude();
@@ -86,8 +97,9 @@ class Flight : public std::enable_shared_from_this<Flight> {
   const std::shared_ptr<Tower> tower_;
   const Plan plan_;
   const std::uint64_t began_ns_;
-  std::uint64_t number_ = 0;  // the tower's; 0: not in the air
+  std::uint64_t number_ = 0;  // the tower's
 
+  std::mutex launching_;  // held while `submit` runs, taken before mutex_
   std::mutex mutex_;
   std::unique_ptr<Request> request_;
   bool finished_ = false;

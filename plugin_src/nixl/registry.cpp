@@ -77,7 +77,7 @@ Result<Registration*> Registry::add_memory(const abi::DescribedPlace& place) {
   const std::lock_guard lock(mutex_);
   return counted(live_, ranges_, Range(place.address, place.length), [&] {
     return std::make_unique<LocalMemory>(
-        Memory{.id = next_memory_++, .begin = place.address, .length = place.length});
+        Memory{.id = tower_.open(), .begin = place.address, .length = place.length});
   });
 }
 
@@ -101,24 +101,33 @@ Result<Registration*> Registry::add_object(const abi::DescribedPlace& place) {
                  [&] { return std::make_unique<StoredObject>(place.device, std::move(name)); });
 }
 
-bool Registry::remove(const abi::Metadata* metadata) {
+bool Registry::begin_removal(const abi::Metadata* metadata) {
   const std::lock_guard lock(mutex_);
   const auto found = live_.find(metadata);
   if (found == live_.end()) return false;
-  if (--found->second->times > 0) return true;
-  forget(*found->second);
-  live_.erase(found);
+  if (found->second->times == 1) forget(*found->second);
   return true;
 }
 
 // What is registered at its place from now on is another.
 void Registry::forget(const Registration& registration) {
+  const auto erase = [&registration](auto& known, const auto& key) {
+    const auto found = known.find(key);
+    if (found != known.end() && found->second == &registration) known.erase(found);
+  };
   if (registration.kind == abi::MemoryKind::object) {
-    devices_.erase(static_cast<const StoredObject&>(registration).device);
-  } else {
-    const Memory& place = static_cast<const LocalMemory&>(registration).place;
-    ranges_.erase(Range(place.begin, place.length));
+    erase(devices_, static_cast<const StoredObject&>(registration).device);
+    return;
   }
+  const Memory& memory = static_cast<const LocalMemory&>(registration).place;
+  tower_.close(memory.id);
+  erase(ranges_, Range(memory.begin, memory.length));
+}
+
+void Registry::remove(const abi::Metadata* metadata) {
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(metadata);
+  if (--found->second->times == 0) live_.erase(found);
 }
 
 std::optional<Memory> Registry::memory_of(const abi::Metadata* metadata) const {

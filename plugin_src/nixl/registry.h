@@ -17,6 +17,7 @@
 
 #include "base/result.h"
 #include "nixl/abi.h"
+#include "nixl/flight.h"
 #include "nixl/object_name.h"
 
 namespace memkv::nixl {
@@ -41,15 +42,20 @@ struct Memory {
 
 class Registry {
  public:
-  explicit Registry(Dialect dialect) : dialect_(dialect) {}
+  // The tower, which outlives it, knows the memory that is live as open.
+  Registry(Dialect dialect, Tower& tower) : dialect_(dialect), tower_(tower) {}
 
   // It is live until remove(), and the registry's own. What is live already is given again, and
   // is to be removed once more: NIXL itself deregisters what it was given first.
   // Statuses: invalid (the metaInfo breaks the dialect's rules, the memory is none), too_large
   // (the key), conflict (the device id means another name).
   [[nodiscard]] Result<Registration*> add(abi::MemoryKind kind, const abi::DescribedPlace& place);
-  // One registration of it goes. False, and nothing happened: it is not live.
-  bool remove(const abi::Metadata* metadata);
+  // The first half of a removal, which may come again. When it is the last registration, nothing
+  // finds it any more, and the tower's memory is closed; before remove() whoever moves bytes of it
+  // is to be ended. False, and nothing happened: it is not live.
+  [[nodiscard]] bool begin_removal(const abi::Metadata* metadata);
+  // One registration of it goes; of what is live, and of each piece one at a time.
+  void remove(const abi::Metadata* metadata);
 
   // Nothing: it is not live, or no DRAM.
   [[nodiscard]] std::optional<Memory> memory_of(const abi::Metadata* metadata) const;
@@ -65,8 +71,8 @@ class Registry {
   void forget(const Registration& registration);
 
   const Dialect dialect_;
+  Tower& tower_;
   mutable std::mutex mutex_;
-  std::uint64_t next_memory_ = 1;
   std::unordered_map<const abi::Metadata*, std::unique_ptr<Registration>> live_;
   std::map<Range, const LocalMemory*> ranges_;
   std::unordered_map<std::uint64_t, const StoredObject*> devices_;

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/limits.h"
+#include "nixl/flight.h"
 #include "support/nixl_world.h"
 
 namespace memkv::testing {
@@ -78,6 +81,54 @@ TEST_F(NixlFlightTest, AfterDeregistrationNoByteLands) {
   EXPECT_TRUE(std::ranges::all_of(target, [](std::byte byte) { return byte == std::byte{0xaa}; }));
   EXPECT_EQ(agent.release(transfer), Answer::success);
   EXPECT_EQ(agent.release(untouched), Answer::success);
+}
+
+TEST_F(NixlFlightTest, AfterDeregistrationNothingIsPosted) {
+  start_nodes(1);
+  FakeCore& agent = core();
+  const Buffer block = put_block(agent, 1);
+  Buffer target(kLength);
+  abi::Metadata* memory = agent.memory(target);
+  auto fresh = agent.describe(Direction::read, {{&target, memory, 1}});
+  ASSERT_EQ(agent.prepare(fresh), Answer::success);
+  auto posted = agent.describe(Direction::read, {{&target, memory, 1}});
+  ASSERT_EQ(agent.prepare(posted), Answer::success);
+  ASSERT_EQ(agent.post(posted), Answer::in_progress);
+  ASSERT_EQ(finish(agent, posted), Answer::success);
+  agent.forget_memory(memory);
+  std::ranges::fill(target, std::byte{0xaa});
+  for (FakeCore::Transfer* transfer : {&fresh, &posted}) {
+    EXPECT_EQ(agent.post(*transfer), Answer::invalid_param);
+    run_for(10'000);
+    EXPECT_TRUE(
+        std::ranges::all_of(target, [](std::byte byte) { return byte == std::byte{0xaa}; }));
+  }
+  // Registered again it is other memory: the transfer is to be prepared again.
+  memory = agent.memory(target);
+  EXPECT_EQ(agent.post(fresh), Answer::invalid_param);
+  EXPECT_EQ(run(agent, Direction::read, {{&target, memory, 1}}), Answer::success);
+  EXPECT_EQ(target, block);
+  EXPECT_EQ(agent.release(fresh), Answer::success);
+  EXPECT_EQ(agent.release(posted), Answer::success);
+}
+
+// One of two threads deregisters what the other posts: whichever comes first, no byte is late.
+TEST_F(NixlFlightTest, AFlightIsFoundBeforeItIsSubmitted) {
+  const auto tower = std::make_shared<nixl::Tower>(world_->clock());
+  const std::uint64_t memory = tower->open();
+  const nixl::Flight::Plan plan{.memories = {memory}};
+  std::size_t found = 0;
+  const auto fail_after_a_look = [&](Finished) -> std::unique_ptr<Request> {
+    found = tower->touching(memory).size();
+    throw std::bad_alloc();
+  };
+  EXPECT_THROW((void)nixl::Flight::start(tower, plan, fail_after_a_look), std::bad_alloc);
+  EXPECT_EQ(found, 1u);
+  EXPECT_TRUE(tower->touching(memory).empty()) << "nothing is under way";
+  tower->close(memory);
+  found = 2;
+  EXPECT_EQ(nixl::Flight::start(tower, plan, fail_after_a_look), nullptr);
+  EXPECT_EQ(found, 2u) << "it was not submitted";
 }
 
 TEST_F(NixlFlightTest, AReleasedWriteIsNotThere) {
