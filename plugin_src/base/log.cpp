@@ -1,10 +1,13 @@
 #include "base/log.h"
 
+#include <pthread.h>
+
 #include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
 #include <mutex>
+#include <new>
 #include <utility>
 
 namespace memkv {
@@ -17,9 +20,21 @@ struct Sink {
   LogSink custom;
 };
 
+Sink& sink();
+
+// In the child nobody holds the lock, whoever held it when the process forked.
+void renew_lock() {
+  new (&sink().mutex) std::mutex;
+}
+
+Sink* make_sink() {
+  pthread_atfork(nullptr, nullptr, &renew_lock);
+  return new Sink;
+}
+
 // Never destroyed: a thread may still log while the process exits.
 Sink& sink() {
-  static Sink* const kept = new Sink;
+  static Sink* const kept = make_sink();
   return *kept;
 }
 

@@ -1,11 +1,13 @@
 #include "nixl/stat.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <map>
 #include <mutex>
+#include <new>
 #include <string_view>
 
 #include "nixl/poison.h"
@@ -38,9 +40,23 @@ struct Ledger {
   ClientStats gone;
 };
 
+Ledger& ledger();
+
+// What the parent's threads were doing with it when the process forked, nobody ends in the child:
+// it is left as it is, and the child's own backends begin another in its place.
+void begin_anew() {
+  const pid_t born_in = ledger().born_in;
+  new (&ledger()) Ledger{.born_in = born_in};
+}
+
+Ledger* make_ledger() {
+  pthread_atfork(nullptr, nullptr, &begin_anew);
+  return new Ledger;
+}
+
 // Never destroyed: a process may ask while it exits.
 Ledger& ledger() {
-  static Ledger* const kept = new Ledger;
+  static Ledger* const kept = make_ledger();
   return *kept;
 }
 

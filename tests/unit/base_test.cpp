@@ -1,8 +1,12 @@
 // Clock, random, log and result: the small things of base.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <future>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -66,6 +70,31 @@ TEST_F(LogTest, LinesReachTheSinkFromTheLeastLevelOn) {
   ASSERT_EQ(lines.size(), 2U);
   EXPECT_EQ(lines[0], std::pair(LogLevel::info, std::string("one")));
   EXPECT_EQ(lines[1], std::pair(LogLevel::error, std::string("two")));
+}
+
+TEST(Log, TheChildOfAForkLogsWhateverItsParentDid) {
+  std::promise<void> inside;
+  std::promise<void> leave;
+  set_log_sink([&](LogLevel, std::string_view) {
+    inside.set_value();
+    leave.get_future().wait();
+  });
+  std::thread busy([] { log(LogLevel::error, "it holds the lock"); });
+  inside.get_future().wait();
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // who waits for that lock waits for ever
+    bool said = false;
+    set_log_sink([&said](LogLevel, std::string_view) { said = true; });
+    log(LogLevel::error, "the child's own");
+    _exit(said ? 0 : 1);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  leave.set_value();
+  busy.join();
+  set_log_sink({});
 }
 
 TEST_F(LogTest, NobodyBeginsALineOfTheirOwnInsideAnother) {

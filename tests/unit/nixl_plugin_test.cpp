@@ -10,9 +10,12 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -20,6 +23,7 @@
 #include "base/log.h"
 #include "nixl/host_guard.h"
 #include "nixl/plugin.h"
+#include "nixl/stat.h"
 #include "support/fake_core.h"
 #include "support/node_thread.h"
 
@@ -255,6 +259,66 @@ TEST_F(NixlPluginTest, TheChildOfAForkMayHaveAnEngineOfItsOwn) {
     return own.try_object(1, "one") == Answer::success &&
            own.query({{1, "one"}}) == std::vector<std::string>{"0"};
   }));
+}
+
+// A client whose counters somebody is reading for as long as the test wants.
+class SlowlyRead final : public Client {
+ public:
+  explicit SlowlyRead(std::function<void()> reading) : reading_(std::move(reading)) {}
+  void close(std::move_only_function<void()>) override {}
+  std::unique_ptr<Request> put(const Namespace&, std::span<const PutBlock>, std::uint64_t,
+                               Finished) override {
+    return nullptr;
+  }
+  std::unique_ptr<Request> get(const Namespace&, std::span<const GetBlock>, std::uint64_t,
+                               Finished) override {
+    return nullptr;
+  }
+  std::unique_ptr<Request> match(const Namespace&, std::span<const NamedBlock>, std::uint32_t,
+                                 std::uint64_t, Finished) override {
+    return nullptr;
+  }
+  std::unique_ptr<Request> drop(const Namespace&, std::span<const NamedBlock>, std::uint64_t,
+                                Finished) override {
+    return nullptr;
+  }
+  void stat(std::size_t, std::uint64_t,
+            std::move_only_function<void(Result<std::string>)>) override {}
+  std::vector<NodeHealth> health() const override { return {}; }
+  ClientStats stats() const override {
+    reading_();
+    return {};
+  }
+
+ private:
+  std::function<void()> reading_;
+};
+
+TEST_F(NixlPluginTest, AForkWhileTheCountersAreReadLetsTheChildHaveItsOwnEngine) {
+  std::promise<void> inside;
+  std::promise<void> leave;
+  SlowlyRead slow([&, first = true]() mutable {
+    if (!std::exchange(first, false)) return;
+    inside.set_value();
+    leave.get_future().wait();
+  });
+  const std::uint64_t number = nixl::joined(slow);
+  std::thread reader([] { (void)nixl::stat_text(); });
+  inside.get_future().wait();
+  NodeThread node;
+  const std::string address = node.address();
+  EXPECT_TRUE(in_child([&] {
+    alarm(20);  // who waits for the reader's lock waits for ever
+    abi::Parameters parameters = {{"nodes", address}};
+    const abi::Init init{.agent = "agent", .type = "MEMKV", .parameters = &parameters};
+    FakeCore own("agent", std::unique_ptr<abi::Engine>(nixl_plugin_init()->create_engine(&init)));
+    const bool works = own.query({{1, "one"}}).size() == 1;
+    delete own.disown();
+    return works && memkv_plugin_stat(nullptr, 0) == 0;
+  }));
+  leave.set_value();
+  reader.join();
+  nixl::left(number);
 }
 
 TEST_F(NixlPluginTest, AProcessExitsUnderATransfer) {
