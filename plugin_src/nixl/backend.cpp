@@ -98,6 +98,19 @@ abi::Answer Backend::release(std::unique_ptr<Transfer> transfer) {
   return abi::Answer::backend_error;
 }
 
+void Backend::ground() {
+  const auto flights = tower_->all();
+  for (const auto& flight : flights) {
+    if (Request* const request = flight->request()) request->cancel();
+  }
+  const std::uint64_t end_ns = world_.clock.now_ns() + kPoisonedWaitMs * kNsPerMs;
+  for (const auto& flight : flights) {
+    const std::uint64_t now_ns = world_.clock.now_ns();
+    const std::uint64_t left_ms = now_ns < end_ns ? (end_ns - now_ns) / kNsPerMs : 0;
+    if (Request* const request = flight->request()) (void)world_.wait(*request, left_ms);
+  }
+}
+
 bool Backend::end(Flight& flight) {
   if (flight.over()) return true;
   Request* const request = flight.request();

@@ -48,6 +48,9 @@ class Backend {
   // Cancels the flight and waits until no byte lands any more; backend_error when that cannot be
   // known (the plugin is poisoned): then the transfer is kept for ever.
   [[nodiscard]] abi::Answer release(std::unique_ptr<Transfer> transfer);
+  // Before a poisoned backend is left behind: cancels all flights and waits for their end, at most
+  // kPoisonedWaitMs.
+  void ground();
 
   [[nodiscard]] abi::Answer query(const abi::DescribedList& list, std::vector<abi::Found>& out);
   [[nodiscard]] Rates::Estimate estimate(abi::Direction direction, std::uint64_t bytes) const;

@@ -50,8 +50,15 @@ Engine::Engine(const abi::Init& init, std::unique_ptr<Backend> backend)
 
 Engine::~Engine() {
   // The child's copy of a backend is in the state the fork found it in, locks included, and a
-  // poisoned one may wait for ever: both are left alone.
-  if (in_child() || poisoned()) (void)backend_.release();
+  // poisoned one may wait for ever: both are left alone. Of the second no byte shall land later.
+  if (!backend_ || (!in_child() && !poisoned())) return;
+  if (!in_child()) {
+    (void)guarded([&] {
+      backend_->ground();
+      return Answer::success;
+    });
+  }
+  (void)backend_.release();
 }
 
 bool Engine::in_child() const {

@@ -42,6 +42,13 @@ std::vector<std::shared_ptr<Flight>> Tower::touching(std::uint64_t memory) const
   return out;
 }
 
+std::vector<std::shared_ptr<Flight>> Tower::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Flight>> out;
+  for (const auto& [number, flight] : in_the_air_) out.push_back(flight);
+  return out;
+}
+
 abi::Answer answer_of(std::span<const Code> codes) {
   bool absent = false;
   for (const Code code : codes) {

@@ -45,6 +45,7 @@ class Tower {
   void landed(const Flight& flight);
   // Those that move bytes of this memory.
   [[nodiscard]] std::vector<std::shared_ptr<Flight>> touching(std::uint64_t memory) const;
+  [[nodiscard]] std::vector<std::shared_ptr<Flight>> all() const;
 
  private:
   Clock& clock_;

@@ -437,6 +437,37 @@ TEST_F(NixlPoisonTest, NothingWaitsForWhatMayNeverCome) {
   }));
 }
 
+TEST_F(NixlPoisonTest, AnEngineIsNotLeftBehindWhileBytesLand) {
+  NodeThread node;
+  node.swallow(wire::Type::get);
+  const std::string address = node.address();
+  for (const bool ends : {true, false}) {
+    EXPECT_TRUE(in_child([&] {
+      (void)nixl_plugin_init();
+      auto client = Client::open({.nodes = {address}});
+      const nixl::Settings settings{.nodes = {address}, .timeout_ms = 60'000};
+      std::vector<bool> ended;
+      const nixl::EngineWorld world{.clock = system_clock(),
+                                    .wait = [&](Request& request, std::uint64_t timeout_ms) {
+                                      ended.push_back(ends && request.wait(timeout_ms));
+                                      return ended.back();
+                                    }};
+      const abi::Init init{.agent = "agent", .type = "MEMKV"};
+      FakeCore agent("agent", nixl::make_engine(init, settings, std::move(*client), world));
+      agent.object(1, "one");
+      std::vector<Buffer> targets(3, Buffer(1000));
+      for (Buffer& target : targets) {
+        auto read = agent.describe(Direction::read, {{&target, agent.memory(target), 1}});
+        if (agent.prepare(read) != Answer::success) return false;
+        if (agent.post(read) != Answer::in_progress) return false;
+      }
+      check_failed("1 == 2", "numbers are what they are", "test.cpp", 1);
+      delete agent.disown();
+      return ended == std::vector<bool>(3, ends);
+    })) << ends;
+  }
+}
+
 // ---- nothing is thrown across the table
 
 TEST(NixlGuardTest, WhatIsThrownInsideBecomesAnAnswer) {
