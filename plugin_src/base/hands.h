@@ -54,6 +54,7 @@ class Hands {
 };
 
 // A thread named `name` that takes no signals: those are for the threads of whoever loaded us.
+// Throws std::system_error when there can be none; the caller's own signals are as they were.
 [[nodiscard]] std::thread start_quiet_thread(const char* name, std::function<void()> body);
 
 }  // namespace memkv

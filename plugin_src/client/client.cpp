@@ -1,8 +1,6 @@
 // The face of the client: checks what is asked, carries it to the mind, and lets callers wait.
 #include "client/client.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 #include <utility>
 
 #include "base/event_loop.h"
+#include "base/hands.h"
 #include "client/client_core.h"
 #include "client/operation.h"
 #include "transport/transport.h"
@@ -238,14 +237,8 @@ class ClientFace final : public Client {
 };
 
 void ClientFace::start_mind() {
-  // The process's signals are its own threads' to handle.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  own_world_->mind = std::thread([loop = own_world_->loop.get()] { loop->run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  pthread_setname_np(own_world_->mind.native_handle(), "memkv-client");
+  own_world_->mind =
+      start_quiet_thread("memkv-client", [loop = own_world_->loop.get()] { loop->run(); });
   gate_->own_mind = own_world_->mind.get_id();
 }
 

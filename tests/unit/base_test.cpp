@@ -1,16 +1,20 @@
 // Clock, random, log and result: the small things of base.
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <future>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/hands.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "base/result.h"
@@ -70,6 +74,24 @@ TEST_F(LogTest, LinesReachTheSinkFromTheLeastLevelOn) {
   ASSERT_EQ(lines.size(), 2U);
   EXPECT_EQ(lines[0], std::pair(LogLevel::info, std::string("one")));
   EXPECT_EQ(lines[1], std::pair(LogLevel::error, std::string("two")));
+}
+
+TEST(Hands, AThreadThatCannotBeStartedLeavesTheSignalsAsTheyWere) {
+  pthread_attr_t usual;
+  pthread_attr_t endless;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&endless), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&endless, std::size_t{1} << 60), 0);
+  ASSERT_EQ(pthread_setattr_default_np(&endless), 0);
+  EXPECT_THROW((void)start_quiet_thread("none", [] {}), std::system_error);
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  sigset_t blocked;
+  ASSERT_EQ(pthread_sigmask(SIG_SETMASK, nullptr, &blocked), 0);
+  EXPECT_EQ(sigismember(&blocked, SIGTERM), 0);
+  start_quiet_thread("one", [&blocked] { pthread_sigmask(SIG_SETMASK, nullptr, &blocked); }).join();
+  EXPECT_EQ(sigismember(&blocked, SIGTERM), 1);
+  pthread_attr_destroy(&usual);
+  pthread_attr_destroy(&endless);
 }
 
 TEST(Log, TheChildOfAForkLogsWhateverItsParentDid) {
