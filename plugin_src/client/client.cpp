@@ -284,8 +284,17 @@ void ClientFace::begin(const std::shared_ptr<Operation>& operation) {
 }
 
 std::unique_ptr<Request> ClientFace::handle(std::shared_ptr<Operation> operation) {
-  begin(operation);
-  return std::make_unique<RequestHandle>(std::move(operation), core_, gate_);
+  // Nothing that can fail comes after its beginning; when that itself fails, it is over.
+  auto made = std::make_unique<RequestHandle>(operation, core_, gate_);
+  try {
+    begin(operation);
+  } catch (...) {
+    operation->finished = {};
+    operation->settle_all(Code::internal);
+    operation->completion.complete({});
+    throw;
+  }
+  return made;
 }
 
 std::unique_ptr<Request> ClientFace::put(const Namespace& space, std::span<const PutBlock> blocks,

@@ -92,10 +92,10 @@ abi::Answer Backend::check(const Transfer& transfer) const {
   return given_up ? abi::Answer::backend_error : abi::Answer::in_progress;
 }
 
-abi::Answer Backend::release(std::unique_ptr<Transfer> transfer) {
-  if (!transfer->flight || end(*transfer->flight)) return abi::Answer::success;
-  (void)transfer.release();
-  return abi::Answer::backend_error;
+abi::Answer Backend::release(Transfer* transfer) {
+  if (transfer->flight && !end(*transfer->flight)) return abi::Answer::backend_error;
+  delete transfer;
+  return abi::Answer::success;
 }
 
 void Backend::ground() {

@@ -45,9 +45,10 @@ class Backend {
   // backend_error also for a flight that a broken invariant keeps from its end, some time after its
   // deadline; its release then says whether bytes may still land.
   [[nodiscard]] abi::Answer check(const Transfer& transfer) const;
-  // Cancels the flight and waits until no byte lands any more; backend_error when that cannot be
-  // known (the plugin is poisoned): then the transfer is kept for ever.
-  [[nodiscard]] abi::Answer release(std::unique_ptr<Transfer> transfer);
+  // Cancels the flight, waits until no byte lands any more and destroys the transfer. When that
+  // cannot be known (the plugin is poisoned: backend_error; or it throws) the transfer is kept, and
+  // may be released again.
+  [[nodiscard]] abi::Answer release(Transfer* transfer);
   // Before a poisoned backend is left behind: cancels all flights and waits for their end, at most
   // kPoisonedWaitMs.
   void ground();

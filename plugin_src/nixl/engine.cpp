@@ -124,10 +124,13 @@ Answer Engine::checkXfer(abi::Handle* handle) const {
 }
 
 Answer Engine::releaseReqH(abi::Handle* handle) const {
-  std::unique_ptr<Transfer> transfer(static_cast<Transfer*>(handle));
-  if (!transfer) return Answer::invalid_param;
-  if (!backend_ || in_child()) return Answer::success;
-  return guarded([&] { return backend_->release(std::move(transfer)); });
+  auto* const transfer = static_cast<Transfer*>(handle);
+  if (transfer == nullptr) return Answer::invalid_param;
+  if (!backend_ || in_child()) {
+    delete transfer;
+    return Answer::success;
+  }
+  return guarded([&] { return backend_->release(transfer); });
 }
 
 Answer Engine::prepMemView(const abi::RemoteList& /*list*/, void*& /*view*/,
