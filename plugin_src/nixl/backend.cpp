@@ -180,7 +180,7 @@ Rates::Estimate Backend::estimate(abi::Direction direction, std::uint64_t bytes)
 }
 
 void Backend::take_notices(abi::Notices& out) {
-  for (std::string& text : tower_->notices().take()) out.emplace_back(agent_, std::move(text));
+  tower_->notices().take(agent_, out);
 }
 
 }  // namespace memkv::nixl

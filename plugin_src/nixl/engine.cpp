@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <new>
 #include <string_view>
 #include <utility>
 
@@ -70,7 +71,11 @@ bool Engine::out_of_order() const {
 }
 
 std::vector<abi::MemoryKind> Engine::getSupportedMems() const {
-  return {abi::MemoryKind::dram, abi::MemoryKind::object};
+  try {
+    return {abi::MemoryKind::dram, abi::MemoryKind::object};
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
 }
 
 Answer Engine::registerMem(const abi::DescribedPlace& place, const abi::MemoryKind& kind,

@@ -1,11 +1,19 @@
 #include "nixl/notices.h"
 
+#include <new>
 #include <utility>
 
 #include "base/limits.h"
 #include "base/log.h"
 
 namespace memkv::nixl {
+namespace {
+
+std::uint64_t bytes_of(const std::string& notice) {
+  return sizeof(notice) + notice.size();
+}
+
+}  // namespace
 
 std::string notice_of(const std::string& text, std::span<const Code> codes) {
   std::string out;
@@ -18,10 +26,11 @@ std::string notice_of(const std::string& text, std::span<const Code> codes) {
 
 void Notices::add(std::string notice) {
   const std::lock_guard lock(mutex_);
-  bytes_ += notice.size();
+  const std::uint64_t bytes = bytes_of(notice);
   waiting_.push_back(std::move(notice));
+  bytes_ += bytes;
   while (bytes_ > kNoticeBytesMax && waiting_.size() > 1) {
-    bytes_ -= waiting_.front().size();
+    bytes_ -= bytes_of(waiting_.front());
     waiting_.pop_front();
     if (!std::exchange(forgot_, true)) {
       log(LogLevel::warning,
@@ -31,10 +40,19 @@ void Notices::add(std::string notice) {
   }
 }
 
-std::deque<std::string> Notices::take() {
+void Notices::take(const std::string& agent, abi::Notices& out) {
   const std::lock_guard lock(mutex_);
-  bytes_ = 0;
-  return std::exchange(waiting_, {});
+  const std::size_t before = out.size();
+  try {
+    while (!waiting_.empty()) {
+      out.emplace_back(agent, std::string());
+      bytes_ -= bytes_of(waiting_.front());
+      out.back().second = std::move(waiting_.front());
+      waiting_.pop_front();
+    }
+  } catch (const std::bad_alloc&) {
+    if (out.size() == before) throw;
+  }
 }
 
 }  // namespace memkv::nixl

@@ -1,7 +1,7 @@
 // Notices: the notifications that wait for getNotifs.
 //
-// Whoever does not fetch them keeps at most kNoticeBytesMax: then the oldest are forgotten, and the
-// log says so once. Thread: any.
+// Whoever does not fetch them keeps at most kNoticeBytesMax, their own bookkeeping included: then
+// the oldest are forgotten, and the log says so once. Thread: any.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "nixl/abi.h"
 
 namespace memkv::nixl {
 
@@ -21,8 +22,9 @@ namespace memkv::nixl {
 class Notices {
  public:
   void add(std::string notice);
-  // All that wait, the oldest first.
-  [[nodiscard]] std::deque<std::string> take();
+  // All that wait, the oldest first, to the end of `out`, as `agent`'s. Those that there is no
+  // memory for wait on; throws only when none could be taken.
+  void take(const std::string& agent, abi::Notices& out);
 
  private:
   std::mutex mutex_;

@@ -263,6 +263,15 @@ TEST_F(NixlFlightTest, NotificationsThatNobodyFetchesAreBounded) {
   EXPECT_EQ(agent.release(transfer), Answer::success);
 }
 
+TEST_F(NixlFlightTest, SmallNotificationsAreBoundedByWhatTheyTake) {
+  nixl::Notices notices;
+  constexpr std::size_t kMany = kNoticeBytesMax / sizeof(std::string) + 1000;
+  for (std::size_t i = 0; i < kMany; ++i) notices.add("n:");
+  abi::Notices got;
+  notices.take("agent", got);
+  EXPECT_EQ(got.size(), kNoticeBytesMax / (sizeof(std::string) + 2));
+}
+
 // ---- one name per device id
 
 class NixlRegistryTest : public NixlWorldTest {

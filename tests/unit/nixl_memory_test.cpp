@@ -91,6 +91,13 @@ class NixlMemoryTest : public ::testing::Test {
   FakeCore agent_;
 };
 
+TEST_F(NixlMemoryTest, ThePlacesOfMemoryAreAsked) {
+  starved([this] { return agent_.engine().getSupportedMems(); },
+          [](const std::vector<MemoryKind>& kinds, bool failed) {
+            EXPECT_EQ(kinds.size(), failed ? 0u : 2u);
+          });
+}
+
 TEST_F(NixlMemoryTest, SomethingIsRegistered) {
   Buffer buffer(1000);
   const auto at = reinterpret_cast<std::uintptr_t>(buffer.data());
@@ -178,6 +185,34 @@ TEST_F(NixlMemoryTest, ATransferIsReleasedAndItsMemoryDeregistered) {
   agent_.scrap();
   EXPECT_EQ(agent_.check(robbed), Answer::backend_error);
   EXPECT_EQ(agent_.release(robbed), Answer::success);
+}
+
+TEST_F(NixlMemoryTest, NotificationsAreFetched) {
+  Buffer block = random_buffer(1000, 1);
+  auto write = agent_.describe(Direction::write, {{&block, agent_.memory(block), 1}});
+  ASSERT_EQ(agent_.prepare(write), Answer::success);
+  std::vector<std::string> sent;
+  for (int i = 0; i < 9; ++i) {
+    sent.push_back("notification " + std::to_string(i));
+    (void)agent_.post(write, &sent.back());
+    ASSERT_EQ(finish(write), Answer::success);
+  }
+  std::vector<std::string> got;
+  abi::Notices out;
+  starved(
+      [&] {
+        abi::Notices().swap(out);
+        return agent_.engine().getNotifs(out);
+      },
+      [&](Answer answer, bool failed) {
+        EXPECT_EQ(answer, failed && out.empty() ? Answer::backend_error : Answer::success);
+        for (const auto& [from, text] : out) {
+          EXPECT_EQ(from, kName);
+          got.push_back(text.substr(0, text.find(':')));
+        }
+      });
+  EXPECT_EQ(got, sent);
+  EXPECT_EQ(agent_.release(write), Answer::success);
 }
 
 }  // namespace
