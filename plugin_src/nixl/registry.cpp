@@ -27,13 +27,17 @@ std::string shown(std::string_view key) {
   return out + (head.size() < key.size() ? "…" : "");
 }
 
+std::uintptr_t token_of(const abi::Metadata* metadata) {
+  return reinterpret_cast<std::uintptr_t>(metadata);
+}
+
 // The registration that is live under `key`, made now if there is none, and once more.
 template <typename Live, typename Known, typename Make>
 Registration* counted(Live& live, Known& known, const typename Known::key_type& key, Make make) {
   auto found = known.find(key);
   if (found == known.end()) {
     auto made = make();
-    const auto at = live.emplace(made.get(), nullptr).first;
+    const auto at = live.emplace(token_of(made.get()), nullptr).first;
     try {
       found = known.emplace(key, made.get()).first;
     } catch (...) {
@@ -42,7 +46,7 @@ Registration* counted(Live& live, Known& known, const typename Known::key_type& 
     }
     at->second = std::move(made);
   }
-  Registration* const registration = live.at(found->second).get();
+  Registration* const registration = live.at(token_of(found->second)).get();
   registration->times += 1;
   return registration;
 }
@@ -103,7 +107,7 @@ Result<Registration*> Registry::add_object(const abi::DescribedPlace& place) {
 
 bool Registry::begin_removal(const abi::Metadata* metadata) {
   const std::lock_guard lock(mutex_);
-  const auto found = live_.find(metadata);
+  const auto found = live_.find(token_of(metadata));
   if (found == live_.end()) return false;
   if (found->second->times == 1) forget(*found->second);
   return true;
@@ -126,13 +130,13 @@ void Registry::forget(const Registration& registration) {
 
 void Registry::remove(const abi::Metadata* metadata) {
   const std::lock_guard lock(mutex_);
-  const auto found = live_.find(metadata);
+  const auto found = live_.find(token_of(metadata));
   if (--found->second->times == 0) live_.erase(found);
 }
 
 std::optional<Memory> Registry::memory_of(const abi::Metadata* metadata) const {
   const std::lock_guard lock(mutex_);
-  const auto found = live_.find(metadata);
+  const auto found = live_.find(token_of(metadata));
   if (found == live_.end() || found->second->kind != abi::MemoryKind::dram) return std::nullopt;
   return static_cast<const LocalMemory&>(*found->second).place;
 }

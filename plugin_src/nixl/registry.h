@@ -73,7 +73,8 @@ class Registry {
   const Dialect dialect_;
   Tower& tower_;
   mutable std::mutex mutex_;
-  std::unordered_map<const abi::Metadata*, std::unique_ptr<Registration>> live_;
+  // By the address that NIXL hands back; never walked through.
+  std::unordered_map<std::uintptr_t, std::unique_ptr<Registration>> live_;
   std::map<Range, const LocalMemory*> ranges_;
   std::unordered_map<std::uint64_t, const StoredObject*> devices_;
 };

@@ -12,7 +12,8 @@ import os
 import sys
 import traceback
 
-from tests.nixl import cases
+from tests.nixl import registrations  # noqa: F401 - it adds its cases
+from tests.nixl.cases import CASES
 
 
 def run(order: dict[str, object]) -> int:
@@ -22,7 +23,7 @@ def run(order: dict[str, object]) -> int:
     os.dup2(output, 2)
     os.environ.update(order["environment"])  # type: ignore[arg-type]
     try:
-        cases.CASES[str(order["case"])](**order["arguments"])  # type: ignore[arg-type]
+        CASES[str(order["case"])](**order["arguments"])  # type: ignore[arg-type]
     except BaseException:  # noqa: BLE001 - whatever it is, the test shall see it
         traceback.print_exc()
         return 1
