@@ -50,12 +50,14 @@ def registered_twice(parameters: dict[str, str]) -> None:
     agent = Agent(parameters)
     (block,) = agent.put([b"one"], 1000)
     nixl = agent.nixl
-    target = np.zeros(1000, np.uint8)
-    memory = (target.ctypes.data, target.nbytes, 0, "")
+    other = np.zeros(1000, np.uint8)
+    memory = (other.ctypes.data, other.nbytes, 0, "")
     for kind, one in (("DRAM", memory), ("OBJ", (0, 1000, 7, b"one"))):
         twice = nixl.register_memory([one, one], kind, BACKENDS)
         nixl.deregister_memory(twice, BACKENDS)
-        nixl.register_memory([one], kind, BACKENDS)
+    # Other memory: NIXL keeps an entry of the first, which is refused as not registered.
+    (target,) = agent.targets(1, 1000)
+    nixl.register_memory([(0, 1000, 7, b"one")], "OBJ", BACKENDS)
     agent.devices[b"seven"] = 7
     assert agent.move("READ", [b"seven"], [target]) == ("DONE", [OK])
     same([target], [block])
