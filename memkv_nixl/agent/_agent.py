@@ -15,7 +15,7 @@ from memkv_nixl._nixl import announce, load_nixl, plugin_path
 from memkv_nixl.agent._arguments import Key, groups_of, keys_of, need_as_many, numbers_of
 from memkv_nixl.agent._buffers import Extent, extent_of
 from memkv_nixl.agent._namespace import Namespace
-from memkv_nixl.agent._port import Item, Operation, Port
+from memkv_nixl.agent._port import Item, Operation, Port, Posted
 from memkv_nixl.agent._record import parameter_of, record_of
 from memkv_nixl.agent._status import Match, Status
 from memkv_nixl.agent._transfer import Transfer
@@ -116,11 +116,9 @@ class TransferAgent:
 
         `group` is one for all or one per key. `depth` is a block's place in its prefix chain (among
         blocks of equal age the deeper is evicted first) and `recompute_cost_us` what a hit saves;
-        again one for all, or one per key.
+        again one for all, or one per key. When it raises (Ctrl-C), the transfer is over.
         """
-        return self.begin_put(
-            keys, buffers, group=group, depth=depth, recompute_cost_us=recompute_cost_us
-        ).wait()
+        return self._wait("WRITE", _put_items(keys, buffers, group, depth, recompute_cost_us))
 
     async def aput(
         self,
@@ -132,9 +130,8 @@ class TransferAgent:
         recompute_cost_us: int | Sequence[int] = 0,
     ) -> list[Status]:
         """`put`, awaited. Cancelling the task cancels the transfer."""
-        return await self.begin_put(
-            keys, buffers, group=group, depth=depth, recompute_cost_us=recompute_cost_us
-        )
+        items = _put_items(keys, buffers, group, depth, recompute_cost_us)
+        return await self._await("WRITE", items)
 
     def begin_put(
         self,
@@ -146,20 +143,7 @@ class TransferAgent:
         recompute_cost_us: int | Sequence[int] = 0,
     ) -> Transfer:
         """`put` without waiting. The buffers must stay as they are until the transfer is over."""
-        names = keys_of(keys)
-        count = len(names)
-        need_as_many(buffers, count)
-        groups = groups_of(group, count)
-        depths = numbers_of(depth, count, "depth")
-        costs = numbers_of(recompute_cost_us, count, "recompute_cost_us")
-        items = [
-            Item(
-                record_of(names[i], groups[i], depths[i], costs[i]),
-                extent_of(buffers[i], writable=False, what=f"buffers[{i}]"),
-            )
-            for i in range(count)
-        ]
-        return self._begin("WRITE", items)
+        return self._begin("WRITE", _put_items(keys, buffers, group, depth, recompute_cost_us))
 
     def get(
         self,
@@ -173,9 +157,10 @@ class TransferAgent:
 
         A buffer that is shorter than its block gets that much of it, from `offset` on. Only a
         buffer whose status is OK may be used; every byte of it was checked against the writer's
-        checksums. What the others hold is unspecified.
+        checksums. What the others hold is unspecified. When it raises (Ctrl-C), the transfer
+        is over and the buffers are the caller's.
         """
-        return self.begin_get(keys, buffers, group=group, offset=offset).wait()
+        return self._wait("READ", _get_items(keys, buffers, group, offset))
 
     async def aget(
         self,
@@ -186,7 +171,7 @@ class TransferAgent:
         offset: int | Sequence[int] = 0,
     ) -> list[Status]:
         """`get`, awaited. Cancelling the task cancels the transfer."""
-        return await self.begin_get(keys, buffers, group=group, offset=offset)
+        return await self._await("READ", _get_items(keys, buffers, group, offset))
 
     def begin_get(
         self,
@@ -197,20 +182,7 @@ class TransferAgent:
         offset: int | Sequence[int] = 0,
     ) -> Transfer:
         """`get` without waiting. The buffers belong to the transfer until it is over."""
-        names = keys_of(keys)
-        count = len(names)
-        need_as_many(buffers, count)
-        groups = groups_of(group, count)
-        offsets = numbers_of(offset, count, "offset")
-        items = [
-            Item(
-                record_of(names[i], groups[i]),
-                extent_of(buffers[i], writable=True, what=f"buffers[{i}]"),
-                offsets[i],
-            )
-            for i in range(count)
-        ]
-        return self._begin("READ", items)
+        return self._begin("READ", _get_items(keys, buffers, group, offset))
 
     def match(
         self, keys: Sequence[Key], *, group: Key | Sequence[Key] | None = None
@@ -287,9 +259,81 @@ class TransferAgent:
         state = ", closed" if self._port.closed else ""
         return f"<TransferAgent {self._name}: {self._namespace} on {nodes}{state}>"
 
+    # The next two end a transfer whatever breaks into them, and hold it where they can: while a
+    # traceback keeps the frames of a call alive, a transfer that was only dropped would go on.
+
+    def _wait(self, operation: Operation, items: list[Item]) -> list[Status]:
+        transfer: Transfer | None = None
+        try:
+            transfer = self._begin(operation, items)
+            return transfer.wait()
+        except BaseException:
+            if transfer is not None:
+                transfer.surely_cancel()
+            raise
+
+    async def _await(self, operation: Operation, items: list[Item]) -> list[Status]:
+        transfer: Transfer | None = None
+        try:
+            transfer = self._begin(operation, items)
+            return await transfer
+        except BaseException:
+            if transfer is not None:
+                transfer.surely_cancel()
+            raise
+
     def _begin(self, operation: Operation, items: list[Item]) -> Transfer:
-        posted = self._port.post(operation, items) if items else None
-        return Transfer(self._port, posted, len(items), self._timeout_s + _GRACE_S)
+        posted: Posted | None = None
+        try:
+            posted = self._port.post(operation, items) if items else None
+            return Transfer(self._port, posted, len(items), self._timeout_s + _GRACE_S)
+        except BaseException:  # of a signal handler, say
+            if posted is not None:
+                self._port.close_request(posted)
+            raise
+
+
+def _put_items(
+    keys: Sequence[Key],
+    buffers: Sequence[Any],
+    group: Key | Sequence[Key] | None,
+    depth: int | Sequence[int],
+    recompute_cost_us: int | Sequence[int],
+) -> list[Item]:
+    names = keys_of(keys)
+    count = len(names)
+    need_as_many(buffers, count)
+    groups = groups_of(group, count)
+    depths = numbers_of(depth, count, "depth")
+    costs = numbers_of(recompute_cost_us, count, "recompute_cost_us")
+    return [
+        Item(
+            record_of(names[i], groups[i], depths[i], costs[i]),
+            extent_of(buffers[i], writable=False, what=f"buffers[{i}]"),
+        )
+        for i in range(count)
+    ]
+
+
+def _get_items(
+    keys: Sequence[Key],
+    buffers: Sequence[Any],
+    group: Key | Sequence[Key] | None,
+    offset: int | Sequence[int],
+) -> list[Item]:
+    names = keys_of(keys)
+    count = len(names)
+    need_as_many(buffers, count)
+    groups = groups_of(group, count)
+    offsets = numbers_of(offset, count, "offset")
+    return [
+        Item(
+            record_of(names[i], groups[i]),
+            extent_of(buffers[i], writable=True, what=f"buffers[{i}]"),
+            offsets[i],
+        )
+        for i in range(count)
+    ]
 
 
 def _extents(buffers: Sequence[Any]) -> list[Extent]:

@@ -7,11 +7,10 @@ it only reads what never changes after the backend was made, and goes without th
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +51,7 @@ class Port:
     def __init__(self, nixl: Nixl, name: str, parameters: Mapping[str, str]) -> None:
         self._nixl = nixl
         self._errors = nixl.errors
+        # Always by `with` itself: whatever a signal handler raises, no other way lets go for sure.
         self._lock = threading.Lock()
         self._tags = itertools.count(1)
         self._devices = itertools.count(1)  # NIXL needs a devId of its own for every key
@@ -75,36 +75,38 @@ class Port:
 
     def keep_memory(self, extents: Sequence[Extent]) -> None:
         """Registers memory until it is forgotten."""
-        with self._held():
+        with self._lock:
+            self._end_abandoned()
             self._need_open()
             self._memory.keep(extents)
 
     def forget_memory(self, extents: Sequence[Extent]) -> bool:
         """Undoes keep_memory of the very same extents."""
-        with self._held():
+        with self._lock:
+            self._end_abandoned()
             return self.closed or self._memory.forget(extents)
 
     def post(self, operation: Operation, items: Sequence[Item]) -> Posted:
-        """Hands a request to NIXL; it is under way when this returns, unless it failed at once."""
-        with self._held():
-            self._need_open()
-            devices = [next(self._devices) for _ in items]
-            objects = self._register_keys(items, devices)
-            ranges: list[Range] = []
-            try:
-                ranges = self._memory.acquire([item.extent for item in items])
-                tag = b"%d" % next(self._tags)
-                handle = self._create(operation, items, devices, tag)
-            except BaseException:
-                self._memory.release(ranges)
-                self._agent.deregister_memory(objects, [PLUGIN])
-                raise
-            posted = self._open[tag] = Posted(tag, items, handle, objects, ranges)
-            try:
-                posted.failed = self._agent.transfer(handle) == "ERR"
-            except self._errors:
-                posted.failed = True
+        """Hands a request to NIXL; it is under way when this returns, unless it failed at once.
+
+        When it raises (a signal handler may, anywhere), nothing is under way.
+        """
+        posted: Posted | None = None
+        try:
+            with self._lock:
+                self._end_abandoned()
+                self._need_open()
+                posted = self._prepared(operation, items)
+                self._open[posted.tag] = posted
+                try:
+                    posted.failed = self._agent.transfer(posted.handle) == "ERR"
+                except self._errors:
+                    posted.failed = True
             return posted
+        except BaseException:
+            if posted is not None:
+                self.close_request(posted)
+            raise
 
     def over(self, posted: Posted) -> bool:
         """Whether the request has ended, well or not.
@@ -112,7 +114,8 @@ class Port:
         Told by its notification, which the plugin gives when all is over: asking for the state of a
         transfer instead makes NIXL log an error for every miss.
         """
-        with self._held():
+        with self._lock:
+            self._end_abandoned()
             if posted.tag not in self._open:
                 return True
             self._read_notifications()
@@ -124,24 +127,24 @@ class Port:
         Afterwards nothing touches its memory any more, and `posted.statuses` is what it will ever
         be: None where the request was cancelled before there were any.
         """
-        with self._held():
+        with self._lock:
+            self._end_abandoned()
             self._end(posted)
 
     def abandon(self, posted: Posted) -> None:
-        """`close_request` for a destructor, which may run anywhere: never waits.
+        """`close_request` for a destructor, which may run anywhere, also while we hold the lock.
 
         Where the port is busy just now, its next call does it.
         """
         self._abandoned.append(posted)
-        if self._lock.acquire(blocking=False):
-            try:
+        if not self._lock.locked():  # so this thread has it not, and may wait for it
+            with self._lock:
                 self._end_abandoned()
-            finally:
-                self._lock.release()
 
     def query(self, records: Sequence[bytes]) -> list[dict[str, str] | None]:
         """What the store says of each key; None where it is not there or nobody could say."""
-        with self._held():
+        with self._lock:
+            self._end_abandoned()
             self._need_open()
             agent = self._agent
         keys = [(0, 0, i, record) for i, record in enumerate(records, 1)]
@@ -152,23 +155,19 @@ class Port:
 
     def close(self) -> None:
         """Takes every request back and lets go of the agent."""
-        with self._held():
+        with self._lock:
+            self._end_abandoned()
             if not self.closed:
                 for posted in list(self._open.values()):
                     self._end(posted)
                 self._memory.clear()
                 self._agent = None
 
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """The lock, with what destructors left behind out of the way."""
-        with self._lock:
-            self._end_abandoned()
-            yield
-
     def _end_abandoned(self) -> None:
+        """What destructors left behind; every call does it first."""
         while self._abandoned:
-            self._end(self._abandoned.popleft())
+            self._end(self._abandoned[0])  # and off the list only when it is done
+            self._abandoned.popleft()
 
     def _end(self, posted: Posted) -> None:
         if posted.tag not in self._open:
@@ -187,6 +186,20 @@ class Port:
     def _need_open(self) -> None:
         if self.closed:
             raise UsageError("the agent is closed")
+
+    def _prepared(self, operation: Operation, items: Sequence[Item]) -> Posted:
+        devices = [next(self._devices) for _ in items]
+        objects = self._register_keys(items, devices)
+        ranges: list[Range] = []
+        try:
+            ranges = self._memory.acquire([item.extent for item in items])
+            tag = b"%d" % next(self._tags)
+            handle = self._create(operation, items, devices, tag)
+        except BaseException:
+            self._memory.release(ranges)
+            self._agent.deregister_memory(objects, [PLUGIN])
+            raise
+        return Posted(tag, items, handle, objects, ranges)
 
     def _create(
         self, operation: Operation, items: Sequence[Item], devices: Sequence[int], tag: bytes

@@ -67,6 +67,13 @@ class Transfer:
             if self._posted is not None:
                 self._finish(self._posted, Status.CANCELLED)
 
+    def surely_cancel(self) -> None:
+        """`cancel`, also when a second signal breaks into the first."""
+        try:
+            self.cancel()
+        finally:
+            self.cancel()
+
     def __await__(self) -> Generator[object, None, list[Status]]:
         return self._awaited().__await__()
 
@@ -76,8 +83,8 @@ class Transfer:
                 if self.done:
                     break
                 await asyncio.sleep(pause)
-        except asyncio.CancelledError:
-            self.cancel()
+        except BaseException:  # a cancelled task, or what a signal handler raises
+            self.surely_cancel()
             raise
         return list(self._statuses)
 

@@ -214,10 +214,53 @@ def case_a_cancelled_task_lets_go_of_its_buffers() -> None:
                 await task
             except asyncio.CancelledError:
                 pass
+            else:
+                raise AssertionError("the cancellation was swallowed")
             assert len(agent._port._memory) == 0
             assert await agent.aput(["after"], [b"works"]) == [OK]
 
     asyncio.run(main())
+
+
+class InterruptedCallError(Exception):
+    """What the signal handler of a case raises."""
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """A signal whose handler raises, as that of Ctrl-C does."""
+
+    def handler(*_: object) -> None:
+        raise InterruptedCallError
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def case_an_exception_of_a_signal_leaves_nothing_under_way() -> None:
+    with own_nodes(1) as (agent, cluster):
+        assert agent.put(["k"], [block(1, 8 << 20)]) == [OK]
+        calls = [
+            lambda: agent.get(["k"], [bytearray(8 << 20)]),
+            lambda: agent.put(["l"], [block(2, 8 << 20)]),
+            lambda: asyncio.run(agent.aget(["k"], [bytearray(8 << 20)])),
+        ]
+        for call in calls:
+            # Once within the wait, and at times that fall anywhere into the call.
+            for seconds in (0.2, *(i * 100e-6 for i in range(1, 12))):
+                with halted(cluster), interrupted_after(seconds):
+                    try:
+                        call()
+                    except InterruptedCallError:
+                        # The traceback still holds the call's frames: nothing was only dropped.
+                        assert not agent._port._open
+                    else:
+                        raise AssertionError("nothing interrupted it")
+        assert agent.get(["k"], [bytearray(8 << 20)]) == [OK]
 
 
 def case_handles() -> None:
@@ -497,8 +540,9 @@ def case_register_too_late_is_said() -> None:
 CASES = {name[5:]: case for name, case in globals().items() if name.startswith("case_")}
 
 
-def run(order: dict[str, str]) -> int:
+def run(order: dict[str, str], answers: int) -> int:
     """A case, in its child. It leaves as any program does, through all its destructors."""
+    os.close(answers)  # or the test would wait for what a case leaves behind
     output = os.open(order["output"], os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -521,7 +565,7 @@ def main() -> int:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
-            return run(order)
+            return run(order, answers)
         _, status = os.waitpid(child, 0)
         os.write(answers, b"%d\n" % os.waitstatus_to_exitcode(status))
     return 0
