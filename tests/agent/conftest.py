@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 from memkv_nixl.store import Cluster
 from tests.nixl import venvs
-from tests.nixl.conftest import VERSIONS
+from tests.nixl.conftest import CASE_SECONDS, VERSIONS
 
 
 class CaseRunner:
@@ -24,6 +27,8 @@ class CaseRunner:
             cwd=repo,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # so that a case that hangs ends with it
         )
 
     def run(self, case: str, folder: Path) -> None:
@@ -36,10 +41,8 @@ class CaseRunner:
             "nodes": self._nodes,
         }
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
-        status = self._process.stdout.readline()
+        status = self._answer()
         text = output.read_text(errors="replace") if output.exists() else ""
         if "No module named 'torch'" in text:
             pytest.skip("torch is not installed beside this NIXL")
@@ -47,8 +50,22 @@ class CaseRunner:
 
     def stop(self) -> None:
         """Ends it; a case that hangs goes with it."""
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
+
+    def _answer(self) -> bytes:
+        """A line, or as much of it as there was before the deadline or the runner's end."""
+        assert self._process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([self._process.stdout], [], [], CASE_SECONDS)[0]:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                return b"nothing for %d seconds: it hangs" % CASE_SECONDS
+            byte = self._process.stdout.read(1)
+            if not byte:
+                return line
+            line += byte
+        return line
 
 
 @pytest.fixture(scope="session")
