@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import secrets
+import select
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any
 
 from memkv_nixl._errors import InternalError, MemKVError, NixlError, UnreachableError, UsageError
 from memkv_nixl._nixl import INSTALL, installed
+from memkv_nixl._signals import interrupted_by_signals
 from memkv_nixl._sizes import format_size, parse_size
 from memkv_nixl.cli._checks import direct_io_refusal
 from memkv_nixl.cli._demo_plan import BATCH, Plan
@@ -31,6 +33,7 @@ _BLOCKS_MAX = 512
 _BLOCK_BYTES_MAX = 8 << 20
 _BACK_S = 20.0  # for clients to see that a node is back
 _FLUSHED_S = 20.0  # for a node to have everything on its device
+_ANSWER_S = 300.0  # of a worker: far more than moving every block at its worst
 _ASK_EVERY_S = 0.05
 _KILLED = 1
 
@@ -64,7 +67,8 @@ def _demo(args: argparse.Namespace, output: Output) -> None:
     # Room for every block on either node, so that nothing is evicted while the demo looks.
     room = 2 * args.blocks * (size + (64 << 10))
     capacity = max(1 << 30, room)
-    with Cluster(2, capacity=capacity, buffered=bool(refusal), die_with_parent=True) as cluster:
+    cluster = Cluster(2, capacity=capacity, buffered=bool(refusal), die_with_parent=True)
+    with interrupted_by_signals(), cluster:
         plan = _make_plan(cluster.addresses, args.blocks, size)
         steps = _steps(cluster, plan, progress)
     document = {
@@ -185,6 +189,9 @@ class _Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the empty answer says so
+        # One answer to one question, so nothing waits in the buffer of an earlier one.
+        if not select.select([self._process.stdout], [], [], _ANSWER_S)[0]:
+            raise UnreachableError(f"{do}: no answer within {_ANSWER_S:g} s", "timeout")
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()

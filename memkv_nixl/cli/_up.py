@@ -1,4 +1,4 @@
-"""`memkv up`: store nodes on this machine, in the foreground, until Ctrl-C or SIGTERM.
+"""`memkv up`: store nodes on this machine, in the foreground, until Ctrl-C, SIGTERM or SIGHUP.
 
 When a node ends on its own, the others are stopped and the command ends with exit code 1 and the
 node's last words: restarting is the work of systemd or Kubernetes, which see the exit code, and a
@@ -8,12 +8,11 @@ node that dies again and again is not hidden.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from typing import Any
 
 from memkv_nixl._errors import ConfigError, UnreachableError
-from memkv_nixl._signals import wake_on_signals
+from memkv_nixl._signals import end_signals, interrupted_by_signals, wake_on_signals
 from memkv_nixl.cli._output import Output
 from memkv_nixl.store import Cluster
 
@@ -50,9 +49,9 @@ def _up(args: argparse.Namespace, output: Output) -> None:
         buffered=args.buffered,
         die_with_parent=True,
     )
-    # Until the nodes serve, either signal breaks off the start, and the cluster cleans up.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with cluster, wake_on_signals(signal.SIGINT, signal.SIGTERM) as wake:
+    # A signal before the nodes serve, or a second one while they stop, breaks that off, and the
+    # cluster cleans up.
+    with interrupted_by_signals(), cluster, wake_on_signals(*end_signals()) as wake:
         for sentence in cluster.moved:
             print(f"memkv: {sentence}", file=sys.stderr)
         output.answer(_document(cluster), _human(cluster, kept=args.dir is not None))

@@ -131,8 +131,8 @@ class Cluster:
         """Starts every node and waits until all serve; if one cannot, none is left running."""
         if self._folder is not None:
             raise UsageError("the cluster is started already")
-        self._claim_folder()
         try:
+            self._claim_folder()
             self._processes = [self._prepare(i) for i in range(self._count)]
             for process in self._processes:
                 process.launch()
@@ -144,14 +144,26 @@ class Cluster:
             raise
 
     def stop(self, *, kill: bool = False) -> None:
-        """Stops every node; blocks are kept unless the folder is a temporary one."""
-        for process in self._processes:
-            if kill:
+        """Stops every node; blocks are kept unless the folder is a temporary one.
+
+        Broken off by an exception (a second Ctrl-C), it kills them.
+        """
+        try:
+            for process in self._processes:
+                if kill:
+                    process.kill()
+                else:
+                    process.ask_to_stop()
+            for process in self._processes:
+                process.wait_stopped()
+        except BaseException:
+            for process in self._processes:
                 process.kill()
-            else:
-                process.ask_to_stop()
-        for process in self._processes:
-            process.wait_stopped()
+            raise
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,22 @@ def test_the_demo_for_a_person(newest_nixl: Path) -> None:
     assert "every byte was right" in ran.stdout
     assert "Traceback" not in ran.stderr
     assert "NIXL INFO" not in ran.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(newest_nixl: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [str(newest_nixl), "-m", "memkv_nixl.cli", "demo"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any("[2/6]" in line for line in process.stderr)  # the nodes serve
+        assert list(tmp_path.iterdir())
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_number_of_hits_fails_the_demo() -> None:

@@ -97,21 +97,35 @@ def test_a_folder_is_served_again_at_the_same_addresses(tmp_path: Path) -> None:
         assert get(second["nodes"]) == ["ok"] * 32
 
 
-def test_a_temporary_folder_goes_with_it() -> None:
-    with up("--nodes", "1") as (_, said):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_temporary_folder_goes_with_it(number: signal.Signals) -> None:
+    with up("--nodes", "1") as (process, said):
         folder = Path(said["folder"])
         assert folder.is_dir()
+        process.send_signal(number)
+        assert process.wait(DEADLINE_S) == 0
     assert not folder.exists()
     assert not any(runs(pid) for pid in said["pids"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with up("--dir", str(tmp_path)) as (process, said):
         process.send_signal(number)
         assert process.wait(DEADLINE_S) == 0
     assert not any(runs(pid) for pid in said["pids"])
     assert "stopped" in Path(said["logs"][0]).read_text(encoding="utf-8")
+
+
+def test_a_second_signal_kills_what_does_not_stop_and_leaves_nothing() -> None:
+    with up("--nodes", "2") as (process, said):
+        os.kill(said["pids"][0], signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        wait_gone(said["pids"][1:])  # all were asked, and it waits for the other
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 130
+    assert not any(runs(pid) for pid in said["pids"])
+    assert not Path(said["folder"]).exists()
 
 
 def test_a_node_that_dies_ends_it_with_its_last_words(tmp_path: Path) -> None:
