@@ -105,6 +105,10 @@ class Reader {
         return {};
       }
     }
+    if (is_section(name) && rest.starts_with("{") && rest.ends_with("}")) {
+      section_ = name;  // the whole of it in one line
+      return {};
+    }
     const auto value = rest.starts_with("[") ? flow_list(rest) : scalar(rest);
     if (!value) return refuse("write a plain or quoted value, or a list such as [a, b]");
     entries_[std::string(name)] = {.value = *value, .line = number_};
@@ -133,9 +137,10 @@ class Reader {
     return list;
   }
 
-  [[nodiscard]] bool in_section() const {
-    return std::ranges::find(sections_, open_) != sections_.end();
+  [[nodiscard]] bool is_section(std::string_view name) const {
+    return std::ranges::find(sections_, name) != sections_.end();
   }
+  [[nodiscard]] bool in_section() const { return is_section(open_); }
   [[nodiscard]] Result<void> refuse(const std::string& what) const {
     return fail(Code::invalid, std::to_string(number_) + ": " + what);
   }

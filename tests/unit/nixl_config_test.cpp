@@ -209,6 +209,7 @@ TEST(NixlConfigFileTest, WhatItReads) {
   EXPECT_EQ(read("a:\n  - x:1\n  - 'y:2'  # second\nb: 2\nc:\n- z\n"),
             (Map{{"a", "x:1,y:2"}, {"b", "2"}, {"c", "z"}}));
   EXPECT_EQ(read("node:\n  device: {odd: &yaml *here}\n  - |\n\na: 1\n"), (Map{{"a", "1"}}));
+  EXPECT_EQ(read("node: {device: /dev/x, dram: 1GiB}  # all of it\na: 1\n"), (Map{{"a", "1"}}));
 }
 
 TEST(NixlConfigFileTest, WhatItRefuses) {
@@ -237,7 +238,10 @@ TEST(NixlConfigFileTest, WhatItRefuses) {
                                  "{a: 1}",
                                  "%YAML 1.2",
                                  "a: 1\n---\n",
-                                 "node:\n  x: 1\nnode:\n  y: 2"}) {
+                                 "node:\n  x: 1\nnode:\n  y: 2",
+                                 "node: {x: 1}\nnode: {y: 2}",
+                                 "node: {x: 1",
+                                 "node: {x: 1}\n  y: 2"}) {
     const auto entries = parse_config(text, kSections);
     EXPECT_FALSE(entries.has_value()) << text;
     if (entries) continue;
