@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,10 @@ def key_bytes(key: object, what: str) -> bytes:
     """A key's bytes; text is taken as UTF-8."""
     if not isinstance(key, (str, bytes, bytearray, memoryview)):
         raise UsageError(f"{what}: {key!r} is neither text nor bytes")
-    data = key.encode() if isinstance(key, str) else bytes(key)
+    try:
+        data = key.encode() if isinstance(key, str) else bytes(key)
+    except UnicodeEncodeError:
+        raise UsageError(f"{what}: {key!r} has a lone surrogate, which UTF-8 has not") from None
     if not 1 <= len(data) <= KEY_BYTES_MAX:
         raise UsageError(f"{what}: {len(data)} bytes; it must have 1 to {KEY_BYTES_MAX}")
     return data
@@ -41,13 +45,22 @@ def groups_of(group: Key | Sequence[Key] | None, count: int) -> list[bytes]:
 
 def numbers_of(value: int | Sequence[int], count: int, what: str) -> list[int]:
     """One number for each block, 0 to 2^32 - 1."""
-    numbers = [value] * count if isinstance(value, int) else list(value)
-    if len(numbers) != count:
-        raise UsageError(f"{what}: {len(numbers)} given for {count} keys; give one, or one per key")
-    for number in numbers:
-        if not isinstance(number, int) or not 0 <= number < 2**32:
-            raise UsageError(f"{what}: {number!r} is not a whole number from 0 to 2^32 - 1")
-    return numbers
+    # Numbers of numpy have __index__, too; so have its arrays, which are many.
+    many = hasattr(value, "__len__")
+    given: list[object] = list(value) if many else [value] * count  # type: ignore[arg-type]
+    if len(given) != count:
+        raise UsageError(f"{what}: {len(given)} given for {count} keys; give one, or one per key")
+    return [_number_of(one, what) for one in given]
+
+
+def _number_of(value: object, what: str) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise UsageError(f"{what}: {value!r} is not a whole number from 0 to 2^32 - 1")
+    return number
 
 
 def need_as_many(buffers: Sequence[Any], count: int) -> None:

@@ -7,7 +7,7 @@ once and let go with its last user. Not safe from several threads; the agent hol
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from memkv_nixl.agent._buffers import Extent
 
@@ -46,8 +46,20 @@ class MemoryTable:
         return True
 
     def acquire(self, extents: Sequence[Extent]) -> list[Range]:
-        """Makes every extent usable; gives what `release` takes back."""
-        return self._take([self._kept_around(extent) for extent in extents])
+        """Makes every extent usable; gives what `release` takes back.
+
+        NIXL finds the range that holds an extent by looking at the nearest one below it: where
+        another range lies across a kept one that may be the wrong one, and deregistering it would
+        end what goes on in it. Equal ranges are always found, so there each extent gets its own.
+        """
+        own = [(extent.address, extent.length) for extent in extents]
+        found = [self._kept_around(extent) for extent in extents]
+        kept = set(self._kept).intersection(found)
+        others = [*self._users, *(one for one in found if one not in kept)]
+        crossed = {one for one in kept if any(_overlap(one, other) for other in others)}
+        return self._take(
+            [mine if one in crossed else one for mine, one in zip(own, found, strict=True)]
+        )
 
     def release(self, taken: Sequence[Range]) -> None:
         """Gives back what `acquire` gave; the last user of a range deregisters it."""
@@ -60,9 +72,9 @@ class MemoryTable:
         if unused:
             self._deregister(unused)
 
-    def clear(self) -> None:
-        """Deregisters everything."""
-        ranges = list(self._users)
+    def clear(self, but: Collection[Range] = ()) -> None:
+        """Deregisters everything but these."""
+        ranges = [one for one in self._users if one not in but]
         self._users.clear()
         self._kept.clear()
         if ranges:
@@ -84,3 +96,8 @@ class MemoryTable:
             if start + length >= extent.end:
                 return (start, length)
         return (extent.address, extent.length)
+
+
+def _overlap(one: Range, other: Range) -> bool:
+    """Whether two ranges that are not the same have a byte in common."""
+    return one != other and one[0] < other[0] + other[1] and other[0] < one[0] + one[1]

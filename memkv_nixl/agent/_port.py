@@ -8,6 +8,7 @@ it only reads what never changes after the backend was made, and goes without th
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from memkv_nixl.agent._memory import MemoryTable, Range
 
 Operation = Literal["READ", "WRITE"]
 _DRAM_DEVICE = 0
+_log = logging.getLogger("memkv_nixl")
+# Requests that NIXL did not let go of, and their agents: they may still write to their memory.
+_leaked: list[tuple[Any, Posted]] = []
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Port:
         self._tags = itertools.count(1)
         self._devices = itertools.count(1)  # NIXL needs a devId of its own for every key
         self._open: dict[bytes, Posted] = {}  # by tag
+        self._leaked_ranges: set[Range] = set()
         self._abandoned: deque[Posted] = deque()
         config = nixl.api.nixl_agent_config(backends=[])
         self._agent: Any = nixl.api.nixl_agent(name, config)
@@ -125,7 +130,8 @@ class Port:
         """Takes a request back from NIXL, cancelling it where it is still under way.
 
         Afterwards nothing touches its memory any more, and `posted.statuses` is what it will ever
-        be: None where the request was cancelled before there were any.
+        be: None where the request was cancelled before there were any. One that NIXL does not let
+        go of, for which it has no reason, is logged, and its memory is kept for good.
         """
         with self._lock:
             self._end_abandoned()
@@ -160,7 +166,10 @@ class Port:
             if not self.closed:
                 for posted in list(self._open.values()):
                     self._end(posted)
-                self._memory.clear()
+                try:
+                    self._memory.clear(self._leaked_ranges)
+                except self._errors as error:
+                    _log.error("NIXL did not take back memory: %s", error)
                 self._agent = None
 
     def _end_abandoned(self) -> None:
@@ -176,12 +185,19 @@ class Port:
         try:
             posted.handle.release()
         except self._errors as error:
-            raise NixlError(f"NIXL did not let go of a request: {error}") from error
+            _log.error("NIXL did not let go of a request, whose memory stays registered: %s", error)
+            _leaked.append((self._agent, posted))
+            self._leaked_ranges.update(posted.ranges)
+            del self._open[posted.tag]
+            return
         if posted.statuses is None:
             self._read_notifications()
         del self._open[posted.tag]
-        self._memory.release(posted.ranges)
-        self._agent.deregister_memory(posted.objects, [PLUGIN])
+        try:
+            self._memory.release(posted.ranges)
+            self._agent.deregister_memory(posted.objects, [PLUGIN])
+        except self._errors as error:
+            _log.error("NIXL did not take back what a request had registered: %s", error)
 
     def _need_open(self) -> None:
         if self.closed:

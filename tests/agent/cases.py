@@ -322,6 +322,21 @@ def case_registered_memory() -> None:
         assert agent.get(["key-7"], [pages[0]]) == [OK]  # registered on the fly
 
 
+def case_memory_is_registered_while_a_slice_of_it_is_under_way() -> None:
+    with own_nodes(1) as (agent, cluster):
+        pages = [block(i, 65_536) for i in range(3)]
+        assert agent.put(names(3), pages) == [OK] * 3
+        pool = np.zeros((3, 65_536), np.uint8)
+        with halted(cluster):
+            first = agent.begin_get([b"key-1"], [pool[1]])
+            agent.register_memory(pool)
+            others = [agent.begin_get([names(3)[i]], [pool[i]]) for i in (2, 0)]
+        assert first.wait() == [OK]
+        assert [other.wait() for other in others] == [[OK], [OK]]
+        assert np.array_equal(pool, np.array(pages))
+        agent.deregister_memory(pool)
+
+
 def case_threads() -> None:
     failures: list[BaseException] = []
 
@@ -440,6 +455,37 @@ def case_a_close_in_another_thread_ends_a_wait() -> None:
         closer.start()
         assert transfer.wait() == [Status.CANCELLED]
         closer.join()
+
+
+class UnreleasedHandle:
+    """A request's handle that NIXL, by one of its own errors, does not let go of."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def release(self) -> None:
+        raise load_nixl().errors[0]("refused by the case")
+
+
+def case_what_nixl_does_not_let_go_of_stops_nothing() -> None:
+    with own_nodes(1) as (agent, cluster):
+        with halted(cluster):
+            target = bytearray(1000)
+            stuck = agent.begin_get(["stuck"], [target])
+            other = agent.begin_get(["other"], [bytearray(1000)])
+            assert stuck._posted is not None
+            stuck._posted.handle = UnreleasedHandle(stuck._posted.handle)
+            stuck.cancel()
+            assert stuck.wait() == [Status.CANCELLED]
+            with refused(BufferError, ""):
+                target.clear()  # somebody may write there: it is kept
+            open_still = agent.begin_get(["open"], [bytearray(1000)])
+            assert open_still._posted is not None
+            open_still._posted.handle = UnreleasedHandle(open_still._posted.handle)
+        assert other.wait() == [Status.NOT_FOUND]
+        assert agent.put(["k"], [b"one"]) == [OK]
+        agent.close()
+        assert agent._port.closed
 
 
 def case_after_a_fork_the_child_makes_an_agent_of_its_own() -> None:

@@ -25,7 +25,7 @@ def test_keys_are_text_or_bytes() -> None:
     assert keys_of(["ü", b"\x00", bytearray(b"x")]) == ["ü".encode(), b"\x00", b"x"]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("wrong", ["one", b"one", [""], [b"x" * 513], [3], [None]])
+@pytest.mark.parametrize("wrong", ["one", b"one", [""], [b"x" * 513], [3], [None], ["\ud800"]])
 def test_wrong_keys_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="key"):
         keys_of(wrong)
@@ -37,6 +37,8 @@ def test_one_for_all_or_one_for_each() -> None:
     assert groups_of([b"g", "h"], 2) == [b"g", b"h"]
     assert numbers_of(7, 2, "depth") == [7, 7]
     assert numbers_of([1, 2], 2, "depth") == [1, 2]
+    assert numbers_of(np.uint32(7), 2, "depth") == [7, 7]  # type: ignore[arg-type]
+    assert numbers_of(np.arange(2), 2, "depth") == [0, 1]  # type: ignore[arg-type]
 
 
 def test_wrong_counts_are_refused() -> None:
@@ -46,6 +48,9 @@ def test_wrong_counts_are_refused() -> None:
         numbers_of([1, 2, 3], 2, "depth")
     with pytest.raises(UsageError, match="2\\^32"):
         numbers_of(-1, 2, "depth")
+    for wrong in (1.5, [1, 1.5], "12", None):
+        with pytest.raises(UsageError, match="2\\^32"):
+            numbers_of(wrong, 2, "depth")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="1 buffers given for 2 keys"):
         need_as_many([b"x"], 2)
 
@@ -132,12 +137,32 @@ def test_a_range_in_use_twice_is_registered_once() -> None:
 def test_what_lies_in_kept_memory_needs_no_registration() -> None:
     nixl = Registrar()
     nixl.table.keep(extents((1000, 100)))
-    taken = nixl.table.acquire(extents((1000, 100), (1010, 5), (1099, 1), (1099, 2), (999, 2)))
-    assert sorted(nixl.ranges) == [(999, 2), (1000, 100), (1099, 2)]
+    taken = nixl.table.acquire(extents((1000, 100), (1010, 5), (1099, 1), (1100, 2), (999, 1)))
+    assert sorted(nixl.ranges) == [(999, 1), (1000, 100), (1100, 2)]
     assert nixl.table.forget(extents((1000, 100)))
     assert (1000, 100) in nixl.ranges  # blocks under way still need it
     nixl.table.release(taken)
     assert nixl.ranges == []
+
+
+def test_where_ranges_lie_across_kept_memory_each_extent_gets_its_own() -> None:
+    nixl = Registrar()
+    before = nixl.table.acquire(extents((1010, 10)))
+    nixl.table.keep(extents((1000, 100)))
+    beside = nixl.table.acquire(extents((1050, 10), (1012, 2)))
+    assert sorted(nixl.ranges) == [(1000, 100), (1010, 10), (1012, 2), (1050, 10)]
+    nixl.table.release(before)
+    assert (1012, 2) in nixl.ranges  # its own: what ended did not take it along
+    nixl.table.release(beside)
+    assert nixl.table.acquire(extents((1050, 10))) == [(1000, 100)]
+
+
+def found_by_nixl(registered: list[Range], wanted: Range) -> bool:
+    """NIXL's look-up: an equal range, or the nearest one below if it holds all of it."""
+    if wanted in registered:
+        return True
+    below = [one for one in registered if one < wanted]
+    return bool(below) and max(below)[0] + max(below)[1] >= wanted[0] + wanted[1]
 
 
 def test_only_kept_memory_can_be_forgotten() -> None:
@@ -166,8 +191,10 @@ def test_every_extent_in_use_lies_in_a_registered_range(
     nixl = Registrar()
     nixl.table.keep(extents(*kept))
     taken = []
+    disjoint = not any(a != b and a[0] < sum(b) and b[0] < sum(a) for a in kept for b in kept)
     for use in uses:
         taken.append(nixl.table.acquire(extents(*use)))
+        assert not disjoint or all(found_by_nixl(nixl.ranges, wanted) for wanted in use)
         for address, length in (one for done in uses[: len(taken)] for one in done):
             assert any(a <= address and address + length <= a + n for a, n in nixl.ranges)
     for one in taken:
