@@ -32,6 +32,8 @@ _SYS_IO_URING_SETUP = 425
 _PCI = Path("/sys/bus/pci/devices")
 _VENDOR_NVIDIA = "0x10de"
 _VENDOR_MELLANOX = "0x15b3"
+_KERNEL = "5.10"  # as setup_failed of plugin_src/device/uring_device.cpp says
+_UNWRITABLE = "cannot be written to"
 _TIME_ERROR = 5  # adjtimex: the clock is not synchronised
 
 
@@ -114,13 +116,14 @@ def _io_uring() -> Check:
         return Check("io_uring", "ok", f"works on kernel {platform.release()}")
     code = ctypes.get_errno()
     text = f"refused by kernel {platform.release()}: {os.strerror(code)}"
-    mend = "a kernel of 5.11 or newer is needed on store nodes"
+    mend = f"store nodes need it: a kernel of {_KERNEL} or newer; an engine's machine does not"
     if code in (errno.EPERM, errno.EACCES):
         mend = (
             "sysctl kernel.io_uring_disabled=0, and in a container a seccomp profile that allows "
-            "io_uring_setup, io_uring_enter and io_uring_register; needed on store nodes"
+            "io_uring_setup, io_uring_enter and io_uring_register; store nodes need it, "
+            "an engine's machine does not"
         )
-    return Check("io_uring", "error", text, mend)
+    return Check("io_uring", "warning", text, mend)
 
 
 def direct_io_refusal(folder: Path) -> str:
@@ -128,7 +131,7 @@ def direct_io_refusal(folder: Path) -> str:
     try:
         descriptor, name = tempfile.mkstemp(prefix=".memkv-doctor-", dir=folder)
     except OSError as error:
-        return f"cannot be written to: {error.strerror}"
+        return f"{_UNWRITABLE}: {error.strerror}"
     os.close(descriptor)
     try:
         descriptor = os.open(name, os.O_RDWR | os.O_DIRECT)
@@ -146,13 +149,12 @@ def direct_io_refusal(folder: Path) -> str:
 
 def _direct_io(folder: Path) -> Check:
     if refusal := direct_io_refusal(folder):
-        return Check(
-            "O_DIRECT",
-            "warning",
-            f"{folder.absolute()}: {refusal}",
-            "name a folder of a local ext4 or xfs with --dir, or run nodes with --buffered "
-            "(slower)",
+        mend = (
+            "name a folder of a local ext4 or xfs with --dir, or run nodes with --buffered (slower)"
         )
+        if refusal.startswith(_UNWRITABLE):
+            mend = "name a folder with --dir that this user can write to"
+        return Check("O_DIRECT", "warning", f"{folder.absolute()}: {refusal}", mend)
     free = shutil.disk_usage(folder).free
     return Check("O_DIRECT", "ok", f"{folder.absolute()}: works, {format_size(free)} free")
 
@@ -248,12 +250,15 @@ def _port(listen: str) -> Check:
     try:
         socket.create_server((host, int(port)), family=family).close()
     except OSError as error:
-        return Check(
-            "port",
-            "warning",
-            f"{listen}, where a node of this machine would listen: {os.strerror(error.errno or 0)}",
-            "if that is a store node, all is well; else choose another with --listen",
-        )
+        mend = "name an address of this machine as node.listen (memkv node serve --listen)"
+        if error.errno == errno.EADDRINUSE:
+            mend = (
+                "if that is a store node, all is well; else give memkv node serve another --listen"
+            )
+        elif error.errno == errno.EACCES:
+            mend = "give memkv node serve a --listen with a port of 1024 or above"
+        text = f"{listen}, where a node of this machine would listen: {error.strerror or error}"
+        return Check("port", "warning", text, mend)
     return Check("port", "ok", f"{listen} is free")
 
 

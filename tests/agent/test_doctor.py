@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from memkv_nixl.cli._checks import _direct_io, _port
 from memkv_nixl.store import Cluster
 from tests.integration.nodes import memkv
 from tests.nixl import venvs
@@ -70,6 +72,29 @@ def test_with_nixl_the_plugin_is_loaded_and_found(newest_nixl: Path) -> None:
     assert found["plugin"]["state"] == "ok"
     assert found["plugin found"]["state"] == "ok"
     assert "POSIX" in found["plugin found"]["text"]
+
+
+def test_what_is_wrong_with_the_port_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        check = _port(f"127.0.0.1:{taken.getsockname()[1]}")
+    assert "Address already in use" in check.text
+    assert "all is well" in check.mend
+    for listen, words in (
+        ("203.0.113.1:9900", "Cannot assign requested address"),
+        ("no-such-host.invalid:9900", "ame"),  # the resolver's words, not those of an errno
+    ):
+        check = _port(listen)
+        assert check.state == "warning"
+        assert words in check.text
+        assert "Unknown error" not in check.text
+        assert "all is well" not in check.mend
+        assert "address of this machine" in check.mend
+
+
+def test_a_folder_that_cannot_be_written_to_has_a_mend_of_its_own(tmp_path: Path) -> None:
+    check = _direct_io(tmp_path / "none")
+    assert "cannot be written to: No such file" in check.text
+    assert "this user can write to" in check.mend
 
 
 def test_nodes_are_asked(tmp_path: Path) -> None:
