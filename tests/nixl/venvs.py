@@ -46,9 +46,11 @@ def ensure(version: str) -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / f".lock-{version}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists():
+        # Another Python than this one cannot load what was built for this one.
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != sys.version:
+            stamp.unlink(missing_ok=True)
             make(version, venv)
-            stamp.touch()
+            stamp.write_text(sys.version, encoding="utf-8")
     return python_of(version)
 
 
