@@ -13,83 +13,30 @@ import dataclasses
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from memkv_nixl._errors import ConfigError, NixlError, UnreachableError, UsageError
 from memkv_nixl._nixl import load_nixl
 from memkv_nixl.agent import Match, Namespace, Status, TransferAgent, register
-from memkv_nixl.store import Cluster
-
-OK = Status.OK
-Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
-
-
-@dataclass
-class Given:
-    """What the test gave: nodes that all cases share, and a namespace of this case's own."""
-
-    nodes: tuple[str, ...] = ()
-    space: Namespace = field(default_factory=lambda: Namespace(model="cases"))
-
-
-GIVEN = Given()
-
-
-def shared_agent() -> TransferAgent:
-    """An agent on the shared nodes."""
-    return TransferAgent(GIVEN.nodes, GIVEN.space)
-
-
-@contextmanager
-def own_nodes(count: int, **arguments: Any) -> Iterator[tuple[TransferAgent, Cluster]]:
-    """Nodes that the case may hurt, and an agent on them."""
-    with (
-        Cluster(count, die_with_parent=True) as cluster,
-        TransferAgent(cluster.addresses, GIVEN.space, **arguments) as agent,
-    ):
-        yield agent, cluster
-
-
-@contextmanager
-def halted(cluster: Cluster, index: int = 0) -> Iterator[None]:
-    """A node that holds still, so that what it was asked for cannot be over."""
-    pid = cluster.nodes[index].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def refused(kind: type[Exception], sentence: str) -> Iterator[None]:
-    """pytest.raises, where there is no pytest."""
-    try:
-        yield
-    except kind as error:
-        assert sentence in f"{getattr(error, 'code', '')}: {error}", error  # noqa: PT017
-    else:
-        raise AssertionError(f"not refused with {kind.__name__}: {sentence}")
-
-
-def block(seed: int, size: int = 100_000) -> Bytes:
-    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
-
-
-def names(count: int) -> list[bytes]:
-    return [b"key-%d" % i for i in range(count)]
+from tests.agent.given import (
+    GIVEN,
+    OK,
+    InterruptedCallError,
+    UnreleasedHandle,
+    block,
+    halted,
+    interrupted_after,
+    names,
+    own_nodes,
+    refused,
+    shared_agent,
+)
 
 
 def case_round_trip() -> None:
@@ -220,25 +167,6 @@ def case_a_cancelled_task_lets_go_of_its_buffers() -> None:
             assert await agent.aput(["after"], [b"works"]) == [OK]
 
     asyncio.run(main())
-
-
-class InterruptedCallError(Exception):
-    """What the signal handler of a case raises."""
-
-
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """A signal whose handler raises, as that of Ctrl-C does."""
-
-    def handler(*_: object) -> None:
-        raise InterruptedCallError
-
-    signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def case_an_exception_of_a_signal_leaves_nothing_under_way() -> None:
@@ -457,16 +385,6 @@ def case_a_close_in_another_thread_ends_a_wait() -> None:
         closer.join()
 
 
-class UnreleasedHandle:
-    """A request's handle that NIXL, by one of its own errors, does not let go of."""
-
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
-
-    def release(self) -> None:
-        raise load_nixl().errors[0]("refused by the case")
-
-
 def case_what_nixl_does_not_let_go_of_stops_nothing() -> None:
     with own_nodes(1) as (agent, cluster):
         with halted(cluster):
@@ -528,6 +446,17 @@ def case_settings_come_from_the_environment() -> None:
         TransferAgent()
 
 
+def case_one_file_is_for_both_readers() -> None:
+    """This package reads it, and so does the plugin, in C++."""
+    nodes = ", ".join(GIVEN.nodes)
+    text = f"nodes: [{nodes}]\nnamespace: file\nnode: {{device: /dev/none, dram: 1GiB}}  # here\n"
+    Path("memkv.yaml").write_text(text, encoding="utf-8")
+    os.environ["MEMKV_CONFIG"] = "memkv.yaml"
+    with TransferAgent() as agent:
+        assert agent.nodes == GIVEN.nodes
+        assert agent.match(["none"]) == [Match(False)]
+
+
 def case_a_process_may_end_with_everything_open() -> None:
     globals()["never closed"] = agent = shared_agent()
     assert agent.put(["k"], [b"one"]) == [OK]
@@ -559,6 +488,11 @@ def case_register_links_where_folders_cannot_be_added() -> None:
     assert {"libplugin_UCX.so", "libplugin_POSIX.so"} <= own
     assert register().how == "linked"
     assert {"MEMKV", "UCX", "POSIX"} <= set(load_nixl().plugin_names())
+    folder = Path(os.environ["NIXL_PLUGIN_DIR"])
+    if (child := os.fork()) == 0:
+        sys.exit(0)  # with all that is to be done at exit
+    os.waitpid(child, 0)
+    assert folder.is_dir(), "a child that ended took it along"
     with shared_agent() as agent:
         assert agent.put(["k"], [b"one"]) == [OK]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 from collections.abc import Sequence
 from typing import Any
@@ -158,11 +159,11 @@ def test_where_ranges_lie_across_kept_memory_each_extent_gets_its_own() -> None:
 
 
 def found_by_nixl(registered: list[Range], wanted: Range) -> bool:
-    """NIXL's look-up: an equal range, or the nearest one below if it holds all of it."""
-    if wanted in registered:
-        return True
-    below = [one for one in registered if one < wanted]
-    return bool(below) and max(below)[0] + max(below)[1] >= wanted[0] + wanted[1]
+    """NIXL's look-up: the first range that does not come before it, or the one before that."""
+    ranges = sorted(registered)
+    at = bisect.bisect_left(ranges, wanted)
+    near = ranges[max(0, at - 1) : at + 1]
+    return any(a <= wanted[0] and sum(wanted) <= a + n for a, n in near)
 
 
 def test_only_kept_memory_can_be_forgotten() -> None:
