@@ -12,7 +12,8 @@ holds those of `NodeSettings`:
       listen: 127.0.0.1:9900
 
 An environment variable is MEMKV_ and the name in capitals (MEMKV_NODES="a:1,b:2",
-MEMKV_NODE_DEVICE=…). A setting that is not known is refused by name.
+MEMKV_NODE_DEVICE=…). A setting of the file or of flags that is not known is refused by name; other
+variables that begin with MEMKV_ are not settings, and are passed over.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ def _from_file(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the configuration is not UTF-8 text: {error}") from error
     try:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:

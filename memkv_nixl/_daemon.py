@@ -68,7 +68,7 @@ class MemkvdProcess:
     @property
     def pid(self) -> int | None:
         """Its process id while it was not seen to end."""
-        return self._process.pid if self._process is not None else None
+        return self._process.pid if self._process is not None and self.running else None
 
     @property
     def running(self) -> bool:

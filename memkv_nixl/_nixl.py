@@ -226,11 +226,16 @@ def _add_folder(library: ctypes.CDLL, folder: Path) -> None:
     add(manager_of(), ctypes.byref(_String(text, len(text), len(text), 0)))
 
 
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child that ends leaves its parent the folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _link_folder(nixl: Nixl, plugin: Path) -> None:
     """A folder of links to NIXL's own plugins and ours, named by NIXL_PLUGIN_DIR."""
     own = Path(os.environ.get("NIXL_PLUGIN_DIR", nixl.plugin_folder))
     folder = Path(tempfile.mkdtemp(prefix="memkv-plugins-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     for path in [*(own.glob("lib*.so") if own.is_dir() else ()), plugin]:
         link = folder / path.name
         link.unlink(missing_ok=True)

@@ -58,6 +58,17 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, sentence: str) -> None
         load_settings({}, config=str(file), environment={})
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "memkv.yaml"
+    file.write_bytes(b"namespace: \xff\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_settings({}, config=str(file), environment={})
+
+
+def test_other_variables_that_begin_with_memkv_are_no_settings() -> None:
+    assert load_settings({}, environment={"MEMKV_JOBS": "2"}) == load_settings({}, environment={})
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         load_settings({}, config="/no/such/file.yaml", environment={})
