@@ -230,7 +230,8 @@ TEST_F(ServerLimitsTest, WhoReadsLateGetsAllItsAnswers) {
   for (std::uint64_t request = 1; request <= kRequests; ++request)
     stream.send(Type::match, request, match.body());
   ASSERT_TRUE(runs_until([&] { return stream.received.size() > kRequests * 8 * kItemsMax; }));
-  EXPECT_EQ(stream.frames().size(), 2 + kRequests);
+  // The last one may lack its end: how a stream cuts it is the seed's choice.
+  EXPECT_TRUE(runs_until([&] { return stream.frames().size() == 2 + kRequests; }));
   EXPECT_EQ(stat("refused_busy"), 0U);
 }
 
