@@ -10,10 +10,10 @@
 Whoever drives `nixl_agent` directly calls `register()` first and then `create_backend("MEMKV", …)`.
 """
 
+from memkv_nixl._namespace import Namespace
+from memkv_nixl._status import Match, Status
 from memkv_nixl.agent._agent import TransferAgent
-from memkv_nixl.agent._namespace import Namespace
 from memkv_nixl.agent._register import Registration, register
-from memkv_nixl.agent._status import Match, Status
 from memkv_nixl.agent._transfer import Transfer
 
 __all__ = [

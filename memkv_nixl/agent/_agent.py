@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from memkv_nixl._buffers import Extent, extent_of
 from memkv_nixl._config import load_settings, require_nodes
 from memkv_nixl._errors import UsageError
+from memkv_nixl._namespace import Namespace
 from memkv_nixl._nixl import announce, load_nixl, plugin_path
+from memkv_nixl._port import Item, Operation, Port, Posted
+from memkv_nixl._record import parameter_of, record_of
+from memkv_nixl._status import Match, Status
 from memkv_nixl.agent._arguments import Key, groups_of, keys_of, need_as_many, numbers_of
-from memkv_nixl.agent._buffers import Extent, extent_of
-from memkv_nixl.agent._namespace import Namespace
-from memkv_nixl.agent._port import Item, Operation, Port, Posted
-from memkv_nixl.agent._record import parameter_of, record_of
-from memkv_nixl.agent._status import Match, Status
 from memkv_nixl.agent._transfer import Transfer
 
 _GRACE_S = 10.0  # past the plugin's own deadline before a transfer is given up
@@ -289,7 +289,7 @@ class TransferAgent:
             return Transfer(self._port, posted, len(items), self._timeout_s + _GRACE_S)
         except BaseException:  # of a signal handler, say
             if posted is not None:
-                self._port.close_request(posted)
+                self._port.let_go(posted)
             raise
 
 

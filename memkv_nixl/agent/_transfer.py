@@ -8,8 +8,8 @@ import time
 from collections.abc import Generator, Iterator
 
 from memkv_nixl._errors import UnreachableError
-from memkv_nixl.agent._port import Port, Posted
-from memkv_nixl.agent._status import Status, status_of_code
+from memkv_nixl._port import Port, Posted
+from memkv_nixl._status import Status, status_of_code
 
 # NIXL tells nobody when a request ends: one has to ask. Often at first, for small blocks, then
 # less; at the longest pause asking costs less than 1 % of a core.
@@ -90,7 +90,7 @@ class Transfer:
 
     def _finish(self, posted: Posted, without_statuses: Status) -> None:
         """Takes it back from NIXL; blocks that nothing is known of have `without_statuses`."""
-        self._port.close_request(posted)
+        self._port.let_go(posted)
         codes = posted.statuses
         if codes is not None and len(codes) == self._count:
             self._statuses = [status_of_code(code) for code in codes]

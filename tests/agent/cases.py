@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -520,7 +521,7 @@ def case_register_too_late_is_said() -> None:
 CASES = {name[5:]: case for name, case in globals().items() if name.startswith("case_")}
 
 
-def run(order: dict[str, str], answers: int) -> int:
+def run(order: dict[str, str], cases: dict[str, Callable[[], None]], answers: int) -> int:
     """A case, in its child. It leaves as any program does, through all its destructors."""
     os.close(answers)  # or the test would wait for what a case leaves behind
     output = os.open(order["output"], os.O_WRONLY | os.O_CREAT)
@@ -530,14 +531,14 @@ def run(order: dict[str, str], answers: int) -> int:
     GIVEN.nodes = tuple(order["nodes"].split(","))
     GIVEN.space = Namespace(model="cases", salt=order["folder"])
     try:
-        CASES[order["case"]]()
+        cases[order["case"]]()
     except BaseException:  # noqa: BLE001 - whatever it is, the test shall see it
         traceback.print_exc()
         return 1
     return 0
 
 
-def main() -> int:
+def main(cases: dict[str, Callable[[], None]]) -> int:
     load_nixl()
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -545,11 +546,11 @@ def main() -> int:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
-            return run(order, answers)
+            return run(order, cases, answers)
         _, status = os.waitpid(child, 0)
         os.write(answers, b"%d\n" % os.waitstatus_to_exitcode(status))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(CASES))

@@ -20,10 +20,12 @@ from tests.nixl.conftest import CASE_SECONDS, VERSIONS
 class CaseRunner:
     """A process with NIXL imported, which forks off another one for each case (cases.py)."""
 
-    def __init__(self, python: Path, repo: Path, nodes: tuple[str, ...]) -> None:
+    def __init__(
+        self, python: Path, repo: Path, nodes: tuple[str, ...], module: str = "tests.agent.cases"
+    ) -> None:
         self._nodes = ",".join(nodes)
         self._process = subprocess.Popen(
-            [str(python), "-m", "tests.agent.cases"],
+            [str(python), "-m", module],
             cwd=repo,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

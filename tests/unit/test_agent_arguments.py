@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memkv_nixl._buffers import Extent, extent_of
 from memkv_nixl._errors import UsageError
+from memkv_nixl._memory import MemoryTable, Range
 from memkv_nixl.agent._arguments import groups_of, keys_of, need_as_many, numbers_of
-from memkv_nixl.agent._buffers import Extent, extent_of
-from memkv_nixl.agent._memory import MemoryTable, Range
 
 
 def bytes_at(extent: Extent) -> bytes:

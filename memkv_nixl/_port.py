@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from memkv_nixl._buffers import Extent
 from memkv_nixl._errors import NixlError, UsageError
+from memkv_nixl._memory import MemoryTable, Range
 from memkv_nixl._nixl import PLUGIN, Nixl
-from memkv_nixl.agent._buffers import Extent
-from memkv_nixl.agent._memory import MemoryTable, Range
 
 Operation = Literal["READ", "WRITE"]
 _DRAM_DEVICE = 0
@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(eq=False)
 class Posted:
-    """A request that NIXL has; `close_request` of the port takes it back."""
+    """A request that NIXL has; `close_request` or `let_go` of the port takes it back."""
 
     tag: bytes
     items: Sequence[Item]  # which keep the memory alive that is written to
@@ -110,7 +110,7 @@ class Port:
             return posted
         except BaseException:
             if posted is not None:
-                self.close_request(posted)
+                self.let_go(posted)
             raise
 
     def over(self, posted: Posted) -> bool:
@@ -130,15 +130,25 @@ class Port:
         """Takes a request back from NIXL, cancelling it where it is still under way.
 
         Afterwards nothing touches its memory any more, and `posted.statuses` is what it will ever
-        be: None where the request was cancelled before there were any. One that NIXL does not let
-        go of, for which it has no reason, is logged, and its memory is kept for good.
+        be: None where the request was cancelled before there were any. Raises NixlError where NIXL
+        does not let go of it, for which it has no reason: then its memory may still be touched, and
+        one may try again.
         """
         with self._lock:
             self._end_abandoned()
             self._end(posted)
 
+    def let_go(self, posted: Posted) -> None:
+        """`close_request` for those who cannot try again.
+
+        One that NIXL does not let go of is logged, and its memory is kept for good.
+        """
+        with self._lock:
+            self._end_abandoned()
+            self._end_or_leak(posted)
+
     def abandon(self, posted: Posted) -> None:
-        """`close_request` for a destructor, which may run anywhere, also while we hold the lock.
+        """`let_go` for a destructor, which may run anywhere, also while we hold the lock.
 
         Where the port is busy just now, its next call does it.
         """
@@ -165,7 +175,7 @@ class Port:
             self._end_abandoned()
             if not self.closed:
                 for posted in list(self._open.values()):
-                    self._end(posted)
+                    self._end_or_leak(posted)
                 try:
                     self._memory.clear(self._leaked_ranges)
                 except self._errors as error:
@@ -175,7 +185,7 @@ class Port:
     def _end_abandoned(self) -> None:
         """What destructors left behind; every call does it first."""
         while self._abandoned:
-            self._end(self._abandoned[0])  # and off the list only when it is done
+            self._end_or_leak(self._abandoned[0])  # and off the list only when it is done
             self._abandoned.popleft()
 
     def _end(self, posted: Posted) -> None:
@@ -185,11 +195,7 @@ class Port:
         try:
             posted.handle.release()
         except self._errors as error:
-            _log.error("NIXL did not let go of a request, whose memory stays registered: %s", error)
-            _leaked.append((self._agent, posted))
-            self._leaked_ranges.update(posted.ranges)
-            del self._open[posted.tag]
-            return
+            raise NixlError(f"NIXL did not let go of a request: {error}") from error
         if posted.statuses is None:
             self._read_notifications()
         del self._open[posted.tag]
@@ -198,6 +204,15 @@ class Port:
             self._agent.deregister_memory(posted.objects, [PLUGIN])
         except self._errors as error:
             _log.error("NIXL did not take back what a request had registered: %s", error)
+
+    def _end_or_leak(self, posted: Posted) -> None:
+        try:
+            self._end(posted)
+        except NixlError as error:
+            _log.error("%s; its memory stays registered", error)
+            _leaked.append((self._agent, posted))
+            self._leaked_ranges.update(posted.ranges)
+            del self._open[posted.tag]
 
     def _need_open(self) -> None:
         if self.closed:

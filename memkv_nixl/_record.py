@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from memkv_nixl.agent._namespace import Namespace
+from memkv_nixl._namespace import Namespace
 
 _MAGIC = b"MKVK"
 _VERSION = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Collection, Sequence
 
-from memkv_nixl.agent._buffers import Extent
+from memkv_nixl._buffers import Extent
 
 Range = tuple[int, int]  # address, length
 
