@@ -1,0 +1,7 @@
+"""The tier in the block managers of inference engines: a small module for each, by its name.
+
+    memkv_nixl.kvbm.vllm      MemKVTier, a secondary tier of vLLM's OffloadingConnector
+
+What they share stands beside them: `_tier.py` is its story. Nothing is imported here, so that a
+module can be named to an engine that has none of the others.
+"""
