@@ -76,7 +76,8 @@ class EngineBench {
     }
   }
 
-  // A block on its way in: its CRCs are taken a slice at a time, as bytes come from a network.
+  // A block on its way in: its CRCs are taken a slice at a time, one block after another, as bytes
+  // come from a network.
   struct Arrival {
     PutId put = 0;
     std::vector<std::span<const std::byte>> units;
@@ -93,7 +94,8 @@ class EngineBench {
         arrival->units.push_back(rest.first(std::min<std::size_t>(unit_bytes, rest.size())));
       }
     }
-    arrive(arrival);
+    arriving_.push_back(arrival);
+    if (arriving_.size() == 1) arrive(arrival);
   }
 
   void arrive(const std::shared_ptr<Arrival>& arrival) {
@@ -108,6 +110,8 @@ class EngineBench {
         },
         [this, arrival] {
           if (arrival->crcs.size() < arrival->units.size()) return arrive(arrival);
+          arriving_.pop_front();
+          if (!arriving_.empty()) arrive(arriving_.front());
           const auto incarnation = store_->commit_put(arrival->put, arrival->crcs, arrival->crcs);
           end(incarnation ? Status() : incarnation.error());
         });
@@ -138,6 +142,7 @@ class EngineBench {
   std::unique_ptr<Device> device_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Store> store_;
+  std::deque<std::shared_ptr<Arrival>> arriving_;
   Status failure_;
   bool put_ = false;
   std::uint32_t block_bytes_ = 0;
