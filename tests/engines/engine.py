@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from memkv_nixl.cli._engine_config import vllm_transfer_config
+from memkv_nixl.cli._config_vllm import vllm_transfer_config
 from tests.engines import venvs
 
 ROOT = venvs.ROOT

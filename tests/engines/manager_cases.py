@@ -21,7 +21,7 @@ import numpy as np
 from vllm.v1.kv_offload.base import LookupResult, ReqContext, ScheduleEndContext, make_offload_key
 from vllm.v1.kv_offload.tiering.base import TransferJob
 
-from memkv_nixl.cli._engine_config import vllm_transfer_config
+from memkv_nixl.cli._config_vllm import vllm_transfer_config
 from tests.engines import meaning_cases
 from tests.engines.meaning_cases import outcome_of, spec_of
 
