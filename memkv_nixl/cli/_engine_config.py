@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from memkv_nixl.cli import _config_vllm
+from memkv_nixl.cli import _config_dynamo, _config_vllm
 
-_ENGINES = (_config_vllm,)
+_ENGINES = (_config_vllm, _config_dynamo)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
