@@ -28,6 +28,7 @@ _NAME = "memkv-connection"
 _FOLDER = "/etc/memkv"
 _TRANSFER_FILE = "kv-transfer-config.json"
 _EVENTS_FILE = "kv-events-config.json"
+_GRACE_S = 90  # Dynamo's own 35 seconds for requests under way, then vLLM's for the tier
 _SHM_SPARE = 8 << 30  # of /dev/shm, for what vLLM's own processes share
 
 
@@ -75,7 +76,7 @@ def _dynamo(args: argparse.Namespace, output: Output) -> int:
     events = events_config(args.events_port) if routed else None
     document = {
         "environment": {"PYTHONHASHSEED": "0"},
-        "frontend": {"flags": _frontend_flags(args)},
+        "frontend": _frontend(args),
         "workers": {
             role: {"flags": _worker_flags(role, transfer, events)}
             for role in (("prefill", "decode") if args.disaggregated else ("agg",))
@@ -123,12 +124,14 @@ def events_config(port: int = EVENTS_PORT) -> dict[str, Any]:
     }
 
 
-def _frontend_flags(args: argparse.Namespace) -> list[str]:
-    flags = ["--router-mode", args.router_mode]
+def _frontend(args: argparse.Namespace) -> dict[str, Any]:
+    """Its flags, and the same as variables, which Dynamo's operator leaves room for."""
+    said = {"--router-mode": args.router_mode}
     if args.router_mode == "kv":
-        flags += ["--router-host-cache-hit-weight", str(HOST_CREDIT)]
-        flags += ["--router-disk-cache-hit-weight", str(args.pool_credit)]
-    return flags
+        said["--router-host-cache-hit-weight"] = str(HOST_CREDIT)
+        said["--router-disk-cache-hit-weight"] = str(args.pool_credit)
+    variables = {f"DYN_{name[2:].replace('-', '_').upper()}": said[name] for name in said}
+    return {"flags": [word for pair in said.items() for word in pair], "environment": variables}
 
 
 def _worker_flags(role: str, transfer: dict[str, Any], events: dict[str, Any] | None) -> list[str]:
@@ -161,7 +164,7 @@ def _pod(name: str, region_bytes: int, nixl: bool) -> dict[str, Any]:
     }
     return {
         "sharedMemorySize": f"{-(-(region_bytes + _SHM_SPARE) // (1 << 30))}Gi",
-        "terminationGracePeriodSeconds": 3 * SHUTDOWN_S,
+        "terminationGracePeriodSeconds": _GRACE_S,
         "env": [{"name": "PYTHONHASHSEED", "value": "0"}, *([host] if nixl else [])],
         "volumes": [{"name": "memkv-connection", "configMap": {"name": name}}],
         "volumeMounts": [{"name": "memkv-connection", "mountPath": _FOLDER, "readOnly": True}],
