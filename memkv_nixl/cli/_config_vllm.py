@@ -9,8 +9,11 @@ from typing import Any
 
 from memkv_nixl._config import load_settings, require_nodes
 from memkv_nixl._sizes import parse_size
+from memkv_nixl.cli._check_vllm import CHECKED_FLAG, checks
 from memkv_nixl.cli._output import Output
 from memkv_nixl.kvbm._settings import tier_settings
+
+__all__ = ["CHECKED_FLAG", "add_engine", "checks", "vllm_transfer_config"]
 
 _HOST_MEMORY = "64GiB"
 SHUTDOWN_S = 20
@@ -66,7 +69,7 @@ def _vllm(args: argparse.Namespace, output: Output) -> int:
         "sha256",
         "--shutdown-timeout",
         str(SHUTDOWN_S),
-        "--kv-transfer-config",
+        CHECKED_FLAG,
         json.dumps(transfer),
     ]
     environment = {"PYTHONHASHSEED": "0"}
