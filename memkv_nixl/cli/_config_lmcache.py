@@ -64,6 +64,7 @@ def server_flags(adapter: dict[str, Any], l1_bytes: int, port: int, chunk: int) 
         "type": "plugin",
         "module_path": "memkv_nixl.kvbm.lmcache",
         "class_name": "MemKVAdapter",
+        "shared": True,  # by all servers that name these nodes
         "adapter_params": adapter,
     }
     flags = {

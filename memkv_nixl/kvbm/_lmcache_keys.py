@@ -48,6 +48,11 @@ def layout_of(shapes: Iterable[Iterable[int]], types: Iterable[Any]) -> Layout:
     return tuple(zip(sizes, map(str, types), strict=True))
 
 
+def is_serialized(layout: Layout) -> bool:
+    """Whether it is that of a row of bytes, which LMCache's serialisers make of everything."""
+    return [(len(shape), kind) for shape, kind in layout] == [(1, "torch.uint8")]
+
+
 def block_of(key: Any, meaning: str, layout: Layout) -> Block:
     """The block that stands for an ObjectKey of LMCache's."""
     chunk: bytes = key.chunk_hash

@@ -36,7 +36,14 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._chains import Block
 from memkv_nixl.kvbm._counts import Numbers
-from memkv_nixl.kvbm._lmcache_keys import HASH_BYTES, Layout, block_of, layout_of, meaning_of
+from memkv_nixl.kvbm._lmcache_keys import (
+    HASH_BYTES,
+    Layout,
+    block_of,
+    is_serialized,
+    layout_of,
+    meaning_of,
+)
 from memkv_nixl.kvbm._lmcache_settings import adapter_settings
 from memkv_nixl.kvbm._lmcache_tasks import Locks, Outcomes
 from memkv_nixl.kvbm._lmcache_version import engine_name, refuse_unknown_lmcache
@@ -194,7 +201,14 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
                 "Give the LMCache server a smaller --chunk-size"
             )
             return None
-        return self._block(key, layout_of(item.get_shapes(), item.get_dtypes()))
+        layout = layout_of(item.get_shapes(), item.get_dtypes())
+        if is_serialized(layout):
+            self._refuse(
+                "LMCache serialises what it stores, and nobody can tell with what; nothing is "
+                'kept. Leave "serde" out of --l2-adapter'
+            )
+            return None
+        return self._block(key, layout)
 
     def _block(self, key: Any, layout: Layout | None) -> Block | None:
         """The block for a key, None where nobody can tell what lies in it."""

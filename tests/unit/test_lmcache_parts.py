@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memkv_nixl._errors import ConfigError
-from memkv_nixl.kvbm._lmcache_keys import block_of, layout_of, marked, meaning_of
+from memkv_nixl.kvbm._lmcache_keys import block_of, is_serialized, layout_of, marked, meaning_of
 from memkv_nixl.kvbm._lmcache_settings import DEADLINE_MS_MAX, adapter_settings
 from memkv_nixl.kvbm._lmcache_tasks import Locks, Outcomes
 from memkv_nixl.kvbm._lmcache_version import engine_name, refuse_unknown_lmcache
@@ -74,6 +74,12 @@ def test_meaning_and_layout_count() -> None:
         )
     }
     assert len(keys) == 8
+
+
+def test_a_row_of_bytes_is_told_from_a_cache_of_bytes() -> None:
+    assert is_serialized(layout_of([[4096]], ["torch.uint8"]))
+    assert not is_serialized(layout_of([[2, 4, 256, 128]], ["torch.uint8"]))
+    assert not is_serialized(layout_of([[4096]], ["torch.float16"]))
 
 
 def test_fields_do_not_run_into_one_another() -> None:
