@@ -4,6 +4,7 @@ Every engine is checked for NIXL, the plugin and the nodes. An engine's own file
 either of
 
     CHECKED_FLAG = "--kv-transfer-config"     the flag of the engine's that holds its JSON
+    CHECKED_IS_FILE = True                    or that names a YAML file
     def checks(setup: Setup) -> Iterator[Check]
 
 and stands on the checks below. Nothing is started, and nothing of an engine is imported.
@@ -23,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from memkv_nixl._config import Settings, load_settings
 from memkv_nixl._errors import ConfigError
@@ -71,21 +74,21 @@ def add_check(parser: argparse.ArgumentParser, engine: Any) -> None:
         group.add_argument(
             "--transfer-config",
             metavar="FILE",
-            help=f"the engine's JSON ({flag}) to be checked; - is standard input",
+            help=f"what the engine takes as {flag}, to be checked; - is standard input",
         )
     printing = parser.get_default("run")
-    checks: Checks | None = getattr(engine, "checks", None)
 
     def run(args: argparse.Namespace, output: Output) -> int:
         if args.check:
-            return report(_all(args, checks, flag), output)
+            return report(_all(args, engine), output)
         given: int = printing(args, output)
         return given
 
     parser.set_defaults(run=run)
 
 
-def _all(args: argparse.Namespace, checks: Checks | None, flag: str | None) -> Iterator[Check]:
+def _all(args: argparse.Namespace, engine: Any) -> Iterator[Check]:
+    checks: Checks | None = getattr(engine, "checks", None)
     given = {name: getattr(args, name, None) for name in ("nodes", "token_file")}
     try:
         settings = load_settings(given, config=args.config)
@@ -97,7 +100,7 @@ def _all(args: argparse.Namespace, checks: Checks | None, flag: str | None) -> I
     except ValueError as error:
         yield Check("command", "error", f"--command: {error}", "close the quotes")
         return
-    document, wrong = _document(getattr(args, "transfer_config", None), command, flag)
+    document, wrong = _document(getattr(args, "transfer_config", None), command, engine)
     if wrong is not None:
         yield wrong
     asked = False
@@ -140,22 +143,24 @@ def _flag(command: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _document(
-    path: str | None, command: Sequence[str], flag: str | None
-) -> tuple[Any, Check | None]:
-    """The engine's JSON out of a file or its command line, or what is wrong with it."""
+def _document(path: str | None, command: Sequence[str], engine: Any) -> tuple[Any, Check | None]:
+    """The engine's JSON or YAML out of a file or its command line, or what is wrong with it."""
+    flag = getattr(engine, "CHECKED_FLAG", None)
+    is_file = getattr(engine, "CHECKED_IS_FILE", False)
+    said = _flag(command, flag) if flag is not None else None
+    path = path if path is not None or not is_file else said
     try:
         if path is not None:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-        else:
-            text = _flag(command, flag) if flag is not None else None
-        return (None if text is None else json.loads(text)), None
+            said = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        if said is None:
+            return None, None
+        return (yaml.safe_load(said) if is_file else json.loads(said)), None
     except OSError as error:
         return None, Check("JSON", "error", f"{path}: {error.strerror}", "name a file, or -")
-    except ValueError as error:  # no JSON, or no text
-        where = path or flag
-        mend = "in a shell put the JSON between single quotes; memkv config prints it whole"
-        return None, Check("JSON", "error", f"{where} is no JSON: {error}", mend)
+    except (ValueError, yaml.YAMLError) as error:  # neither, or no text
+        where, kind = path or flag, "YAML" if is_file else "JSON"
+        mend = "memkv config prints it whole; in a shell it stands between single quotes"
+        return None, Check("JSON", "error", f"{where} is no {kind}: {error}", mend)
 
 
 # ---- checks that engines share

@@ -6,11 +6,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from memkv_nixl.cli import _config_dynamo, _config_lmcache, _config_sglang, _config_vllm
+from memkv_nixl.cli import (
+    _config_dynamo,
+    _config_lmcache,
+    _config_sglang,
+    _config_trtllm,
+    _config_vllm,
+)
 from memkv_nixl.cli._config_check import add_check
 
 # Each adds one engine, and may say what its --check looks at.
-_ENGINES = (_config_vllm, _config_dynamo, _config_lmcache, _config_sglang)
+_ENGINES = (_config_vllm, _config_dynamo, _config_lmcache, _config_sglang, _config_trtllm)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:

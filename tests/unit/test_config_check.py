@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from memkv_nixl.cli import _config_check, main
+from memkv_nixl.cli import _config_check, _engine_config, main
 from memkv_nixl.cli._check_vllm import hash_algorithm
 from memkv_nixl.cli._checks import Check
 from memkv_nixl.cli._config_check import hash_seed, installed, region
@@ -156,6 +156,34 @@ def test_for_a_person_the_mend_stands_below(capsys: pytest.CaptureFixture[str]) 
 def test_without_check_it_prints_as_before(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "vllm", "--nodes", "a:1"]) == 0
     assert capsys.readouterr().out.startswith("export PYTHONHASHSEED=0")
+
+
+def test_trtllms_file_is_read_as_yaml(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "trtllm", "--nodes", "127.0.0.1:1", "--weights", "r1", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    for name, value in printed["environment"].items():
+        monkeypatch.setenv(name, value)
+    _, said = checked(printed["file"], engine="trtllm")
+    bad = {name for name, one in said.items() if one["state"] == "error"}
+    assert bad <= {"NIXL", "node 127.0.0.1:1", "staging"}  # this machine may have less than that
+    worse = printed["file"] + "\ntensor_parallel_size: 2\nkv_cache_config: {host_cache_size: 9}"
+    _, said = checked(worse.replace("MemKVWorker", "Worker"), engine="trtllm")
+    for line in ("connector_worker_class", "tensor_parallel_size", "host_cache_size"):
+        assert said[line]["state"] == "error"
+    assert checked("a: [", engine="trtllm")[1]["JSON"]["state"] == "error"
+    monkeypatch.setenv("MEMKV_TRTLLM", "[]")
+    assert checked(printed["file"], engine="trtllm")[1]["MEMKV_TRTLLM"]["state"] == "error"
+
+
+def test_every_engine_has_a_check(capsys: pytest.CaptureFixture[str]) -> None:
+    engines = [module.__name__.rpartition("_config_")[2] for module in _engine_config._ENGINES]
+    assert {"vllm", "dynamo", "lmcache", "sglang", "trtllm"} == set(engines)
+    for engine in engines:
+        assert main(["config", engine, "--check", "--json"]) == 1  # there is no NIXL here
+        said = json.loads(capsys.readouterr().out)
+        assert "NIXL" in {one["name"] for one in said["checks"]}
 
 
 @pytest.mark.parametrize(
