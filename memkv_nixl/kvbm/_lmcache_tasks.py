@@ -77,6 +77,9 @@ class Locks:
     def __len__(self) -> int:
         return len(self._counts)
 
+    def __contains__(self, key: Any) -> bool:
+        return key in self._counts
+
     def lock(self, keys: Iterable[Any]) -> None:
         """Each key once more."""
         with self._lock:

@@ -32,10 +32,11 @@ from lmcache.v1.distributed.l2_adapters.base import L2AdapterInterface
 from lmcache.v1.platform import create_event_notifier
 
 from memkv_nixl._buffers import Extent
-from memkv_nixl._errors import ConfigError
+from memkv_nixl._errors import ConfigError, MemKVError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._chains import Block
 from memkv_nixl.kvbm._counts import Numbers
+from memkv_nixl.kvbm._lmcache_drops import Drops
 from memkv_nixl.kvbm._lmcache_keys import (
     HASH_BYTES,
     Layout,
@@ -64,7 +65,9 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
         _log_with_lmcache()
         refuse_unknown_lmcache(lmcache.__version__)
         self._settings = adapter_settings(adapter_params)
-        self._tier = Tier(self._settings, namespace_of(self._settings), _region(l1_memory_desc))
+        namespace = namespace_of(self._settings)
+        self._tier = Tier(self._settings, namespace, _region(l1_memory_desc))
+        self._drops = Drops(self._settings, namespace)
         self._tasks = itertools.count()
         self._stores: Outcomes[tuple[Moved, list[Any], list[int]]] = _outcomes()
         self._lookups: Outcomes[tuple[Any, list[Any]]] = _outcomes()
@@ -72,6 +75,7 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
         self._locks = Locks()
         self._loading: dict[Any, Future[Moved]] = {}
         self._loading_lock = threading.Lock()
+        self._looks: dict[tuple[str, int, int], tuple[Layout, int]] = {}  # of objects: and bytes
         self._refused: set[str] = set()
 
     @property
@@ -172,9 +176,36 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
 
     # ---- the rest
 
+    def delete(self, keys: list[Any]) -> None:
+        """Takes objects out of the pool, for everybody; those that are locked here stay.
+
+        Whatever is not surely gone is not said to be. It never raises: that would end the thread of
+        LMCache's that looks after quotas.
+        """
+        free = [key for key in keys if _series_of(key) in self._looks and key not in self._locks]
+        looks = [self._looks[_series_of(key)] for key in free]
+        blocks = [self._block(key, layout) for key, (layout, _) in zip(free, looks, strict=True)]
+        gone = [False] * len(free)
+        try:
+            gone = self._drops.drop([block for block in blocks if block is not None])
+        except (MemKVError, OSError) as error:
+            _log.warning("MemKV: nothing was deleted: %s", error)
+        dropped = [i for i, there in enumerate(gone) if there]
+        if dropped:
+            sizes = [looks[i][1] for i in dropped]
+            self._notify_keys_deleted([free[i] for i in dropped], sizes)
+        if len(dropped) < len(keys):
+            _log.warning(
+                "MemKV: %d of %d objects were not deleted: they are in use, of a model that this "
+                "server has not stored since it was started, or their nodes do not answer",
+                len(keys) - len(dropped),
+                len(keys),
+            )
+
     def close(self) -> None:
         """Lets stores end for a while, then lets go of LMCache's memory."""
         self._tier.close()
+        self._drops.close()
         for outcomes in (self._stores, self._lookups, self._loads):
             outcomes.close()
 
@@ -208,7 +239,10 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
                 'kept. Leave "serde" out of --l2-adapter'
             )
             return None
-        return self._block(key, layout)
+        block = self._block(key, layout)
+        if block is not None:
+            self._looks[_series_of(key)] = (layout, size)
+        return block
 
     def _block(self, key: Any, layout: Layout | None) -> Block | None:
         """The block for a key, None where nobody can tell what lies in it."""
@@ -276,6 +310,11 @@ def namespace_of(settings: TierSettings) -> Namespace:
         salt=settings.salt,
         generation=settings.generation,
     )
+
+
+def _series_of(key: Any) -> tuple[str, int, int]:
+    """The objects that look like this one."""
+    return key.model_name, key.kv_rank, key.object_group_id
 
 
 def _outcomes() -> Any:

@@ -49,6 +49,7 @@ class Listener(L2AdapterListener):  # type: ignore[misc]
     def __init__(self) -> None:
         self.stored: list[Any] = []
         self.accessed: list[Any] = []
+        self.deleted: list[Any] = []
 
     def on_l2_keys_stored(self, keys: list[Any], sizes: list[int]) -> None:
         self.stored += list(zip(keys, sizes, strict=True))
@@ -57,15 +58,14 @@ class Listener(L2AdapterListener):  # type: ignore[misc]
         self.accessed += keys
 
     def on_l2_keys_deleted(self, keys: list[Any]) -> None:
-        raise AssertionError(keys)
+        self.deleted += keys
 
 
 class Side:
     """One server's memory and adapter."""
 
     def __init__(self, nodes: tuple[str, ...], settings: dict[str, Any]) -> None:
-        config = L1MemoryManagerConfig(size_in_bytes=64 << 20, use_lazy=False)
-        self.memory = L1MemoryManager(config)
+        self.memory = memory_of(64 << 20)
         patient = {"lookup_timeout_ms": 5000, "fetch_deadline_ms": 60_000}
         said = {"nodes": ",".join(nodes), **patient, **settings}
         self.adapter = adapter_of(said, self.memory.get_l1_memory_desc())
@@ -101,6 +101,12 @@ class Side:
         task = self.adapter.submit_load_task(keys, objects)
         fd = self.adapter.get_load_event_fd()
         return bits(polled(fd, lambda: self.adapter.query_load_result(task)))
+
+
+def memory_of(size: int) -> Any:
+    """LMCache's L1."""
+    config = L1MemoryManagerConfig(size_in_bytes=size, use_lazy=False, shm_name="")
+    return L1MemoryManager(config)
 
 
 def adapter_of(settings: dict[str, Any], memory: Any) -> Any:
@@ -264,8 +270,7 @@ def case_what_was_serialised_is_not_kept() -> None:
 def case_a_chunk_larger_than_a_block_is_not_kept() -> None:
     large = MemoryLayoutDesc([torch.Size([2, 4, 1 << 15, 65])], [torch.float32])
     with side(salt=salt()) as one:
-        config = L1MemoryManagerConfig(size_in_bytes=128 << 20, use_lazy=False)
-        memory = L1MemoryManager(config)
+        memory = memory_of(128 << 20)
         _, objects = memory.allocate(large, 1)
         assert not one.store(keys_of(1), objects).is_successful()
         memory.close()
@@ -273,7 +278,7 @@ def case_a_chunk_larger_than_a_block_is_not_kept() -> None:
 
 def case_memory_beside_the_l1_is_moved_too() -> None:
     with side(salt=salt()) as one:
-        other = L1MemoryManager(L1MemoryManagerConfig(size_in_bytes=8 << 20, use_lazy=False))
+        other = memory_of(8 << 20)
         _, objects = other.allocate(LAYOUT, 2)
         for item in objects:
             bytes_of(item)[:] = 7
@@ -368,8 +373,37 @@ def case_usage_is_what_this_server_put() -> None:
         assert not one.adapter.supports_global_eviction
 
 
+def case_what_is_deleted_is_gone_for_everybody() -> None:
+    word = salt()
+    with side(salt=word) as one, side(salt=word) as other:
+        keys = keys_of(4)
+        one.store(keys, one.filled(4, 17))
+        assert one.look_up(keys[:1]) == [True]  # locked
+        one.adapter.delete(keys[:3])
+        assert one.listener.deleted == keys[1:3]
+        assert one.adapter.get_usage().total_bytes_used == 1 << 20
+        assert other.look_up(keys) == [True, False, False, True]
+        one.adapter.submit_unlock(keys[:1])
+        one.adapter.delete(keys[:1])
+        assert other.look_up(keys) == [False, False, False, True]
+
+
+def case_what_may_still_be_there_is_not_said_to_be_gone() -> None:
+    with (
+        Cluster(1, die_with_parent=True) as cluster,
+        side(cluster.addresses, store_deadline_ms=500) as one,
+    ):
+        keys = keys_of(2)
+        one.adapter.delete(keys)  # nobody knows what they look like
+        one.store(keys, one.filled(2, 18))
+        cluster.kill_node(0)
+        one.adapter.delete(keys)
+        assert one.listener.deleted == []
+        assert one.adapter.get_usage().total_bytes_used == 1 << 20
+
+
 def case_wrong_settings_are_said() -> None:
-    memory = L1MemoryManager(L1MemoryManagerConfig(size_in_bytes=8 << 20, use_lazy=False))
+    memory = memory_of(8 << 20)
     with refused("did you mean 'fetch_deadline_ms'"):
         adapter_of({"nodes": NODES[0], "fetch_deadline": 3}, memory.get_l1_memory_desc())
     with refused("no store nodes are named"):

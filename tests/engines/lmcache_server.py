@@ -96,6 +96,11 @@ class Server:
             text: str = answer.read().decode()
         return text
 
+    def clear_l1(self) -> None:
+        """Empties the server's own memory."""
+        url = f"http://127.0.0.1:{self._http}/cache/clear"
+        urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10.0).close()
+
     def metrics(self) -> dict[str, float]:
         """LMCache's own metrics, by name, summed over their labels."""
         found: dict[str, float] = {}
