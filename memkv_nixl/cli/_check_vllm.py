@@ -53,8 +53,8 @@ def transfer_config(document: Any, setup: Setup) -> Iterator[Check]:
         yield Check("kv_connector", "error", text, f'write "kv_connector": "{CONNECTOR}"')
         return
     yield _word(ours, "kv_role", "kv_both", "error", "blocks have to go out and in")
-    yield _word(
-        ours,
+    yield _word(  # the outermost connector's counts
+        document,
         "kv_load_failure_policy",
         "recompute",
         "error",

@@ -16,7 +16,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -37,6 +36,7 @@ from memkv_nixl.cli._output import Output
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 
 Checks = Callable[["Setup"], Iterator[Check]]
+Reader = Callable[..., TierSettings]  # of a tier's settings out of an engine's
 _SHM = "/dev/shm"  # noqa: S108 - where engines keep their regions
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -169,21 +169,20 @@ def _document(path: str | None, command: Sequence[str], engine: Any) -> tuple[An
 def installed(
     name: str, distributions: Sequence[str], known: Sequence[str], untested: Sequence[str] = ()
 ) -> Check:
-    """Which version of an engine is here, by the first two numbers of it."""
+    """Which version of an engine is here; a known one may be said by its first numbers."""
     for distribution in distributions:
         try:
             version = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-        match = re.match(r"\d+\.\d+", version)
-        minor = match[0] if match else version
+        release = version.split("+", 1)[0]
         text = f"{distribution} {version}"
-        if minor in known:
+        if _is_of(release, known):
             return Check(name, "ok", f"{text}, which is tested")
-        if minor in untested:
-            mend = f"tested are {', '.join(known)}"
+        if _is_of(release, untested):
+            mend = f"tested are {', '.join(known)}" if known else "docs/guides says what is known"
             return Check(name, "warning", f"{text}: not tested with memkv-nixl", mend)
-        mend = f"install {', '.join(known)}, or a memkv-nixl that knows {minor}"
+        mend = f"install {', '.join([*known, *untested])}, or a memkv-nixl that knows {release}"
         return Check(name, "error", f"{text}: memkv-nixl does not know it", mend)
     return Check(
         name,
@@ -191,6 +190,10 @@ def installed(
         f"{name} is not installed in {sys.prefix}",
         "run this with the Python of the engine: python -m memkv_nixl.cli config …",
     )
+
+
+def _is_of(release: str, versions: Sequence[str]) -> bool:
+    return any(release == one or release.startswith(f"{one}.") for one in versions)
 
 
 def hash_seed(environment: Mapping[str, str]) -> Check:
@@ -240,10 +243,10 @@ def _free_memory() -> tuple[int, str]:
 
 
 def tier_of(
-    given: Mapping[str, Any], environment: Mapping[str, str]
+    given: Mapping[str, Any], environment: Mapping[str, str], read: Reader = tier_settings
 ) -> tuple[TierSettings | None, list[Check]]:
-    """The tier's settings, and a line for each that is wrong."""
-    refused = {name: _refusal(name, value) for name, value in given.items()}
+    """The tier's settings as the engine reads them, and a line for each that is wrong."""
+    refused = {name: _refusal(name, value, read) for name, value in given.items()}
     wrong = [
         Check(f"tier.{name}", "error", why, f"mend {name}, or leave it out")
         for name, why in refused.items()
@@ -251,17 +254,17 @@ def tier_of(
     ]
     good = {name: value for name, value in given.items() if not refused[name]}
     try:
-        settings = tier_settings(good, environment=environment)
+        settings = read(good, environment=environment)
     except ConfigError as error:
         mend = 'write "nodes": "HOST:PORT,…", spelled alike everywhere'
         return None, [*wrong, Check("tier", "error", str(error), mend)]
     return settings, wrong or [Check("tier", "ok", f"{len(given)} settings, all known")]
 
 
-def _refusal(name: str, value: Any) -> str:
+def _refusal(name: str, value: Any, read: Reader) -> str:
     """Why the tier does not take a setting; empty where it does."""
     try:
-        tier_settings({"nodes": "checked:1", name: value}, environment={})
+        read({"nodes": "checked:1", name: value}, environment={})
     except ConfigError as error:
         return str(error)
     return ""

@@ -13,6 +13,7 @@ from typing import Any
 
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
+from memkv_nixl.cli._check_dynamo import CHECKED_FLAG, checks
 from memkv_nixl.cli._config_vllm import (
     SHUTDOWN_S,
     add_tier_arguments,
@@ -20,6 +21,8 @@ from memkv_nixl.cli._config_vllm import (
     vllm_transfer_config,
 )
 from memkv_nixl.cli._output import Output
+
+__all__ = ["CHECKED_FLAG", "add_engine", "checks"]
 
 EVENTS_PORT = 20080
 HOST_CREDIT = 0.75  # Dynamo's own

@@ -8,9 +8,12 @@ import shlex
 from typing import Any
 
 from memkv_nixl._sizes import parse_size
+from memkv_nixl.cli._check_lmcache import CHECKED_FLAG, checks
 from memkv_nixl.cli._config_vllm import SHUTDOWN_S, add_tier_arguments, tier_of
 from memkv_nixl.cli._output import Output
 from memkv_nixl.kvbm._lmcache_settings import adapter_settings
+
+__all__ = ["CHECKED_FLAG", "add_engine", "checks"]
 
 _PORT = 5555
 _CHUNK = 256

@@ -100,14 +100,54 @@ def test_each_wrong_setting_is_named(
 
 
 def test_a_multi_connector_has_it_inside(checked: Checked) -> None:
-    inside = [{"kv_connector": "NixlConnector", "kv_role": "kv_both"}, changed(kv_role="kv_x")]
+    inside = changed(kv_role="kv_x", kv_load_failure_policy=None)
     whole = {
         "kv_connector": "MultiConnector",
-        "kv_connector_extra_config": {"connectors": inside},
+        "kv_connector_extra_config": {"connectors": [{"kv_connector": "NixlConnector"}, inside]},
     }
     _, said = checked(whole)
-    assert said["kv_role"]["state"] == "error"
+    assert said["kv_role"]["state"] == said["kv_load_failure_policy"]["state"] == "error"
     assert said["tier"]["state"] == "ok"
+    _, said = checked({**whole, "kv_load_failure_policy": "recompute"})
+    assert said["kv_load_failure_policy"]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("engine", "more", "part"),
+    [
+        ("vllm", [], "kv_transfer_config"),
+        ("dynamo", [], "kv_transfer_config"),
+        ("dynamo", ["--disaggregated"], "kv_transfer_config"),
+        ("lmcache", [], "l2_adapter"),
+        ("sglang", [], "extra_config"),
+    ],
+)
+def test_what_an_engines_config_prints_is_right(
+    checked: Checked,
+    capsys: pytest.CaptureFixture[str],
+    engine: str,
+    more: list[str],
+    part: str,
+) -> None:
+    asked = ["config", engine, "--json", "--nodes", "127.0.0.1:1", "--host-memory", "1MiB", *more]
+    assert main(asked) == 0
+    _, said = checked(json.loads(capsys.readouterr().out)[part], engine=engine)
+    bad = {name for name, one in said.items() if one["state"] == "error"}
+    assert bad == {"NIXL", "node 127.0.0.1:1"}
+
+
+def test_lmcaches_adapter_and_server_are_checked(
+    checked: Checked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "lmcache", "--json", "--nodes", "127.0.0.1:1"]) == 0
+    adapter = json.loads(capsys.readouterr().out)["l2_adapter"]
+    adapter["class_name"] = "Adapter"
+    adapter["adapter_params"]["group_blocks"] = 4  # LMCache has no use for it
+    line = "lmcache server --l1-size-gb=lots --hash-algorithm builtin"
+    _, said = checked(adapter, "--command", line, engine="lmcache")
+    for name in ("class_name", "tier.group_blocks", "host memory"):
+        assert said[name]["state"] == "error"
+    assert said["hashes"]["state"] == "warning"
 
 
 def test_vllms_own_tier_obj_needs_our_folder_and_a_namespace(
@@ -204,14 +244,13 @@ def test_hash_algorithms(said: str | None, state: str) -> None:
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     def state(version: str) -> str:
         monkeypatch.setattr(_config_check.importlib.metadata, "version", lambda _: version)
-        return installed("vLLM", ("vllm",), ("0.31", "0.32"), ("0.33",)).state
+        return installed("vLLM", ("vllm",), ("0.31", "0.32", "0.5.6"), ("0.33",)).state
 
-    assert [state(one) for one in ("0.32.0+cpu", "0.33.1", "0.30.2", "1.0")] == [
-        "ok",
-        "warning",
-        "error",
-        "error",
-    ]
+    for version in ("0.32.0+cpu", "0.31", "0.5.6+cu12"):
+        assert state(version) == "ok"
+    assert state("0.33.1") == "warning"
+    for version in ("0.30.2", "1.0", "0.310", "0.5.60", "0.5"):
+        assert state(version) == "error"
 
 
 def test_a_container_may_hold_less_than_its_machine(
