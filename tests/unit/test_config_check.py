@@ -118,7 +118,6 @@ def test_a_multi_connector_has_it_inside(checked: Checked) -> None:
         ("vllm", [], "kv_transfer_config"),
         ("dynamo", [], "kv_transfer_config"),
         ("dynamo", ["--disaggregated"], "kv_transfer_config"),
-        ("lmcache", [], "l2_adapter"),
         ("sglang", [], "extra_config"),
     ],
 )
@@ -134,20 +133,6 @@ def test_what_an_engines_config_prints_is_right(
     _, said = checked(json.loads(capsys.readouterr().out)[part], engine=engine)
     bad = {name for name, one in said.items() if one["state"] == "error"}
     assert bad - {"node 127.0.0.1:1"} == {"NIXL"}
-
-
-def test_lmcaches_adapter_and_server_are_checked(
-    checked: Checked, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["config", "lmcache", "--json", "--nodes", "127.0.0.1:1"]) == 0
-    adapter = json.loads(capsys.readouterr().out)["l2_adapter"]
-    adapter["class_name"] = "Adapter"
-    adapter["adapter_params"]["group_blocks"] = 4  # LMCache has no use for it
-    line = "lmcache server --l1-size-gb=lots --hash-algorithm builtin"
-    _, said = checked(adapter, "--command", line, engine="lmcache")
-    for name in ("class_name", "tier.group_blocks", "host memory"):
-        assert said[name]["state"] == "error"
-    assert said["hashes"]["state"] == "warning"
 
 
 def test_vllms_own_tier_obj_needs_our_folder_and_a_namespace(
