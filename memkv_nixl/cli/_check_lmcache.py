@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,14 +17,21 @@ _ADAPTER = {
     "module_path": "memkv_nixl.kvbm.lmcache",
     "class_name": "MemKVAdapter",
 }
+_CONNECTOR = {
+    "kv_connector": "MemKVLMCacheConnector",
+    "kv_connector_module_path": "memkv_nixl.kvbm.lmcache_connector",
+    "kv_load_failure_policy": "recompute",
+}
 _GIB = 1 << 30
 
 
 def checks(setup: Setup) -> Iterator[Check]:
-    """All that is LMCache's own, of the command line of its server."""
+    """All that is LMCache's own, of the command line of its server, or of that of vLLM."""
     yield installed("LMCache", ("lmcache",), TESTED)
     yield hash_seed(setup.environment)
-    if setup.document is None:
+    if (transfer := setup.flag("--kv-transfer-config")) is not None:
+        yield from _connector(transfer)
+    elif setup.document is None:
         text = f"no {CHECKED_FLAG} was given, so it was not checked"
         yield Check(
             "JSON", "warning", text, "--transfer-config FILE, or --command 'lmcache server …'"
@@ -43,6 +51,9 @@ def _adapter(document: Any, setup: Setup) -> Iterator[Check]:
             yield Check(name, "ok", word)
         else:
             yield Check(name, "error", f"{name} is {said.get(name)!r}", f'write "{name}": "{word}"')
+    if said.get("serde") is not None:
+        text = "with a serde nothing is kept: nobody tells the adapter which it is"
+        yield Check("serde", "error", text, 'leave "serde" out')
     given = said.get("adapter_params")
     settings, lines = tier_of(
         given if isinstance(given, dict) else {}, setup.environment, adapter_settings
@@ -52,10 +63,26 @@ def _adapter(document: Any, setup: Setup) -> Iterator[Check]:
         yield from nodes_of(settings.nodes, setup.settings.timeout_ms)
 
 
+def _connector(text: str) -> Iterator[Check]:
+    """vLLM's side: by any other connector nobody can tell which weights it computes with."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        mend = "memkv config prints it whole; in a shell it stands between single quotes"
+        yield Check("JSON", "error", f"--kv-transfer-config is no JSON: {error}", mend)
+        return
+    said = document if isinstance(document, dict) else {}
+    for name, word in _CONNECTOR.items():
+        if said.get(name) == word:
+            yield Check(name, "ok", word)
+        else:
+            yield Check(name, "error", f"{name} is {said.get(name)!r}", f'write "{name}": "{word}"')
+
+
 def _hashes(said: str) -> Check:
     if said == "builtin":
-        text = "builtin hashes are other ones in every process that has another seed"
-        return Check("hashes", "warning", text, "--hash-algorithm blake3")
+        text = "builtin hashes may collide, so nothing is kept"
+        return Check("hashes", "error", text, "--hash-algorithm blake3")
     return Check("hashes", "ok", said)
 
 

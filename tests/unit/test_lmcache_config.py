@@ -48,3 +48,52 @@ def test_the_adapter_takes_its_settings(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str], nodes: list[str]) -> None:
     assert main(["config", "lmcache", *nodes]) == 2
     assert capsys.readouterr().err.startswith("memkv: ")
+
+
+def states(capsys: pytest.CaptureFixture[str], line: str) -> dict[str, str]:
+    """What --check says of a command line, by the name of the check."""
+    main(["config", "lmcache", "--check", "--command", line, "--json"])
+    checked = json.loads(capsys.readouterr().out)["checks"]
+    return {one["name"]: one["state"] for one in checked}
+
+
+def test_what_is_printed_passes_its_own_check(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*ASKED, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    server = states(capsys, shlex.join(["lmcache", "server", *document["server_flags"]]))
+    assert [server[name] for name in ("class_name", "hashes", "tier")] == ["ok"] * 3
+    assert "serde" not in server
+    serve = states(capsys, shlex.join(["vllm", "serve", "M", *document["flags"]]))
+    assert serve["kv_connector"] == "ok"
+    assert serve["kv_load_failure_policy"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"type": "fs"}, "type"),
+        ({"class_name": "Other"}, "class_name"),
+        ({"serde": {"type": "fp8"}}, "serde"),
+        ({"adapter_params": {"nodes": "a:1", "lora": "fixed"}}, "tier.lora"),
+    ],
+)
+def test_a_server_that_would_not_share_is_named(
+    capsys: pytest.CaptureFixture[str], change: dict[str, object], named: str
+) -> None:
+    main([*ASKED, "--json"])
+    adapter = {**json.loads(capsys.readouterr().out)["l2_adapter"], **change}
+    line = shlex.join(["lmcache", "server", "--l2-adapter", json.dumps(adapter)])
+    assert states(capsys, line)[named] == "error"
+
+
+def test_hashes_that_may_collide_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*ASKED, "--json"])
+    flags = json.loads(capsys.readouterr().out)["server_flags"]
+    flags[flags.index("blake3")] = "builtin"
+    assert states(capsys, shlex.join(["lmcache", "server", *flags]))["hashes"] == "error"
+
+
+def test_lmcaches_own_connector_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    transfer = json.dumps({"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both"})
+    found = states(capsys, shlex.join(["vllm", "serve", "M", "--kv-transfer-config", transfer]))
+    assert found["kv_connector"] == found["kv_load_failure_policy"] == "error"
