@@ -27,12 +27,16 @@ _BESIDE_TOKENS = (
     "cross_attention_mask",
     "skip_cross_attn_blocks",
 )
+# Requests that only keep the engine busy.
+_DUMMIES = ("is_dummy_request", "is_attention_dp_dummy", "is_cuda_graph_dummy", "is_dummy")
 _SALTS = ("cache_salt", "cache_salt_id")
 
 
 def root_of(request: Any, *, with_lora: bool) -> bytes | None:
     """What a request's chain begins with; None where its tokens do not say what its blocks hold."""
     if any(_is_there(getattr(request, name, None)) for name in _BESIDE_TOKENS):
+        return None
+    if any(getattr(request, name, False) for name in _DUMMIES):
         return None
     if not any(hasattr(request, name) for name in _SALTS):
         return None  # whether it is salted cannot be known

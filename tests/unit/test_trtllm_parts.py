@@ -113,6 +113,8 @@ def test_what_tokens_do_not_say_is_nobodys() -> None:
     assert root(multimodal_hashes=[[1, 2]]) is None
     assert root(multimodal_hashes=[]) is not None
     assert root_of(SimpleNamespace(request_id=1), with_lora=False) is None  # of a salt it is silent
+    dummy = SimpleNamespace(cache_salt_id=None, is_dummy_request=True)
+    assert root_of(dummy, with_lora=False) is None
 
 
 def chain(tokens: list[int], start: bytes = b"r", group: int = 4) -> TokenChain:
