@@ -13,6 +13,7 @@ from memkv_nixl.kvbm._vllm_version import TESTED, UNTESTED
 CHECKED_FLAG = "--kv-transfer-config"
 CONNECTOR = "OffloadingConnector"
 _MODULE = "memkv_nixl.kvbm.vllm"
+_YES = ("y", "yes", "on", "1", "true", "enable")
 _OURS = b"memkv_plugin_stat"  # what no other plugin exports
 # The algorithms whose hashes are equal in every process.
 _STEADY = ("sha256", "sha256_cbor")
@@ -139,6 +140,11 @@ def obj_tier(setup: Setup) -> Iterator[Check]:
         where = f"NIXL_PLUGIN_DIR is {folder}" if folder else "NIXL_PLUGIN_DIR is not set"
         text = f"{where}: vLLM's tier obj does not find the MEMKV plugin there"
         yield Check("OBJ", "error", text, 'eval "$(memkv plugins --as OBJ --dir FOLDER)"')
+    if setup.environment.get("NIXL_TELEMETRY_ENABLE", "").lower() in _YES:
+        yield Check("telemetry", "ok", "NIXL measures each transfer, which vLLM's tier obj reads")
+    else:
+        text = "vLLM's tier obj reads what NIXL measured, and ends the engine where it did not"
+        yield Check("telemetry", "error", text, "export NIXL_TELEMETRY_ENABLE=y")
     space = setup.settings.namespace
     if space == "default":
         mend = "export MEMKV_NAMESPACE=<a word that changes with weights and parallelism>"

@@ -27,7 +27,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration of this machine; NIXL's checks take seconds and have tests of their own."""
     for name in ("MEMKV_NODES", "MEMKV_CONFIG", "MEMKV_TOKEN_FILE", "MEMKV_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("NIXL_PLUGIN_DIR", raising=False)
+    for name in ("NIXL_PLUGIN_DIR", "NIXL_TELEMETRY_ENABLE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     monkeypatch.setattr(
         _config_check, "check_nixl", lambda: iter([Check("NIXL", "warning", "none", "install it")])
@@ -143,10 +144,13 @@ def test_vllms_own_tier_obj_needs_our_folder_and_a_namespace(
     _, said = checked(document)
     assert "memkv plugins --as OBJ" in said["OBJ"]["mend"]
     assert "MEMKV_NAMESPACE" in said["namespace"]["mend"]
+    assert said["telemetry"]["mend"] == "export NIXL_TELEMETRY_ENABLE=y"
     (tmp_path / "libplugin_OBJ.so").write_bytes(b"\x7fELF memkv_plugin_stat")
     monkeypatch.setenv("NIXL_PLUGIN_DIR", str(tmp_path))
     monkeypatch.setenv("MEMKV_NAMESPACE", "llama-rev1-tp2")
+    monkeypatch.setenv("NIXL_TELEMETRY_ENABLE", "y")
     _, said = checked(document)
+    assert said["telemetry"]["state"] == "ok"
     assert said["OBJ"]["state"] == said["namespace"]["state"] == "ok"
     (tmp_path / "libplugin_OBJ.so").write_bytes(b"\x7fELF NIXL's own")
     assert checked(document)[1]["OBJ"]["state"] == "error"
