@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from tests.engines.engine import PATIENT
 NAME = "lmcache-0.5.6"
 CHUNK = 256
 _START_S = 120.0
+_PAUSE_S = 0.2
 _TAIL = 6000
 _L1_BYTES = 512 << 20
 _METRIC = re.compile(r"^([a-z0-9_]+)(?:\{[^}]*\})? ([-0-9.e+]+)$", re.MULTILINE)
@@ -44,7 +46,12 @@ class Server:
             "--http-port",
             str(self._http),
         ]
-        self._environment = {**os.environ, "PYTHONPATH": str(venvs.ROOT), "HOME": str(folder)}
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(venvs.ROOT),
+            "HOME": str(folder),
+            "LMCACHE_TRACK_USAGE": "false",
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
@@ -59,6 +66,8 @@ class Server:
             )
         end = time.monotonic() + _START_S
         while not self.answers():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PAUSE_S)
             if self._process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"the server does not start:\n{self.log[-_TAIL:]}")
         return self

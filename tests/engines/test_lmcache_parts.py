@@ -1,7 +1,7 @@
 """The adapter and the connector of LMCache, and its NIXL backends, without a server and an engine.
 
-These are the cases of lmcache_cases.py, lmcache_meaning_cases.py and lmcache_nixl_cases.py, with
-LMCache's own package.
+These are the cases of lmcache_cases.py, lmcache_manager_cases.py, lmcache_meaning_cases.py and
+lmcache_nixl_cases.py, with LMCache's own package.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ def adapter(python: Path, pool: Pool, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
+def manager(python: Path, pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    nodes = ",".join(pool.cluster.addresses)
+    folder = tmp_path_factory.mktemp("manager")
+    return run(python, folder, "tests.engines.lmcache_manager_cases", nodes)
+
+
+@pytest.fixture(scope="module")
 def meaning(python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("meaning")
     return run(python, folder, "tests.engines.lmcache_meaning_cases", str(model))
@@ -98,6 +105,11 @@ def test_nixl(nixl: dict[str, str], case: str) -> None:
 @pytest.mark.parametrize("case", cases_in("lmcache_cases"))
 def test_adapter(adapter: dict[str, str], case: str) -> None:
     assert adapter[case] == "ok"
+
+
+@pytest.mark.parametrize("case", cases_in("lmcache_manager_cases"))
+def test_manager(manager: dict[str, str], case: str) -> None:
+    assert manager[case] == "ok"
 
 
 @pytest.mark.parametrize("case", cases_in("lmcache_meaning_cases"))
