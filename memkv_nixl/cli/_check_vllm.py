@@ -47,7 +47,7 @@ def hash_algorithm(said: str | None) -> Check:
 
 def transfer_config(document: Any, setup: Setup) -> Iterator[Check]:
     """Each wrong setting of vLLM's JSON, and what to write."""
-    ours = _connector_in(document)
+    ours = connector_in(document)
     if ours is None:
         said = document.get("kv_connector") if isinstance(document, dict) else document
         text = f"kv_connector is {said!r}, and no {CONNECTOR} is among connectors"
@@ -73,7 +73,7 @@ def transfer_config(document: Any, setup: Setup) -> Iterator[Check]:
     yield from _tiers(extra.get("secondary_tiers"), setup)
 
 
-def _connector_in(document: Any) -> dict[str, Any] | None:
+def connector_in(document: Any) -> dict[str, Any] | None:
     """The part that sets the OffloadingConnector up; a MultiConnector has it inside."""
     if not isinstance(document, dict):
         return None
@@ -82,7 +82,7 @@ def _connector_in(document: Any) -> dict[str, Any] | None:
     extra = document.get("kv_connector_extra_config")
     inside = extra.get("connectors") if isinstance(extra, dict) else None
     for one in inside if isinstance(inside, list) else ():
-        if (found := _connector_in(one)) is not None:
+        if (found := connector_in(one)) is not None:
             return found
     return None
 

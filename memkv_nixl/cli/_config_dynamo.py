@@ -141,7 +141,7 @@ def _worker_flags(role: str, transfer: dict[str, Any], events: dict[str, Any] | 
     """Of `python3 -m dynamo.vllm`. The router asks prefill workers only where there are some."""
     flags = [] if role == "agg" else ["--disaggregation-mode", role]
     flags += ["--prefix-caching-hash-algo", "sha256", "--shutdown-timeout", str(SHUTDOWN_S)]
-    flags += ["--kv-transfer-config", json.dumps(transfer)]
+    flags += [CHECKED_FLAG, json.dumps(transfer)]
     if events is not None and role != "decode":
         flags += ["--kv-events-config", json.dumps(events)]
     return flags
