@@ -24,6 +24,7 @@ NEWEST = "vllm-0.32.0"
 INSIDE = {
     "dynamo-1.6.1": ("vllm-0.31.0", ROOT / "requirements/engines-dynamo.txt"),
     "kvbm-1.6.1": ("vllm-0.32.0", ROOT / "requirements/engines-kvbm.txt"),
+    "lmcache-0.5.6": ("vllm-0.32.0", ROOT / "requirements/engines-lmcache.txt"),
     "vllm-0.32.0-nixl": ("vllm-0.32.0", ROOT / "requirements/engines-nixl.txt"),
 }
 TORCH = "2.13.0"
