@@ -37,7 +37,7 @@ from memkv_nixl._errors import MemKVError  # noqa: E402 - after the stand-in is 
 from memkv_nixl.kvbm.trtllm import MemKVScheduler, MemKVWorker  # noqa: E402
 
 TOKENS = 32
-SHAPE = (64, 4, 2, TOKENS * 48)  # blocks of 96 KiB
+SHAPE = (64, 4, 2, TOKENS * 48)  # blocks of 24 KiB
 NODES, PIDS = sys.argv[1], [int(pid) for pid in sys.argv[2].split(",")]
 
 
@@ -245,7 +245,7 @@ def case_a_small_staging_promises_less() -> None:
     engine = shown("small")
     engine.run(question)
     engine.close()
-    small = shown("small", staging="1MiB")  # ten rows
+    small = shown("small", staging="256KiB")  # ten rows
     assert small.staging.rows.count == 10
     assert small.run(question) == 10 * TOKENS
     small.close()
