@@ -83,6 +83,7 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
         endpoint = given.pop("events_endpoint", "")
         for name in _SGLANGS:
             given.pop(name, None)
+        given.setdefault("queue_percent", 100)  # SGLang itself waits for each batch
         self._settings: TierSettings = tier_settings(given)
         said = Settings()
         self._said = said

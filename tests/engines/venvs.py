@@ -25,6 +25,8 @@ INSIDE = {
     "dynamo-1.6.1": ("vllm-0.31.0", ROOT / "requirements/engines-dynamo.txt"),
     "kvbm-1.6.1": ("vllm-0.32.0", ROOT / "requirements/engines-kvbm.txt"),
     "lmcache-0.5.6": ("vllm-0.32.0", ROOT / "requirements/engines-lmcache.txt"),
+    "sglang-0.5.21": ("vllm-0.31.0", ROOT / "requirements/engines-sglang-0.5.21.txt"),
+    "sglang-0.5.23": ("vllm-0.31.0", ROOT / "requirements/engines-sglang.txt"),
     "vllm-0.32.0-nixl": ("vllm-0.32.0", ROOT / "requirements/engines-nixl.txt"),
 }
 TORCH = "2.13.0"
