@@ -4,6 +4,7 @@ folder that `memkv plugins` makes."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.engines import venvs
 from tests.engines.conftest import Pool, prompt
 from tests.engines.engine import BLOCK, ROOT, Engine, engine_arguments
+from tests.engines.test_vllm_parts import cases_in, run
 
 VENV = "vllm-0.32.0-nixl"  # vLLM's tier looks for NIXL by the name nixl
 TOKENS = 1500
@@ -37,6 +39,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*command, "--json"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     return Path(json.loads(said.stdout)["environment"]["NIXL_PLUGIN_DIR"])
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    model: Path, pool: Pool, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """What became of each case of obj_cases.py."""
+    said = {
+        "NIXL_PLUGIN_DIR": str(folder),
+        "NIXL_TELEMETRY_ENABLE": "y",
+        "MEMKV_NODES": ",".join(pool.cluster.addresses),
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in said.items():
+            patched.setitem(os.environ, name, value)
+        where = tmp_path_factory.mktemp("cases")
+        return run(venvs.python_of(VENV), where, "tests.engines.obj_cases", str(model))
+
+
+@pytest.mark.parametrize("case", cases_in("obj_cases"))
+def test_case(outcomes: dict[str, str], case: str) -> None:
+    assert outcomes[case] == "ok"
 
 
 def engine(
