@@ -50,7 +50,7 @@ class Pair:
     def stored(self, chunks: int) -> None:
         """Waits until so many chunks lie in the pool."""
         end = time.monotonic() + BOUND_S
-        name = "lmcache_mp_l2_store_completed_objects_total"
+        name = "lmcache_mp_l2_store_completed_objects_chunks_total"
         while (done := self.server.metrics().get(name, 0)) < chunks:
             assert time.monotonic() < end, f"{done:g} of {chunks} chunks are in the pool"
 
