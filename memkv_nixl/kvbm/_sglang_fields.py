@@ -72,6 +72,13 @@ _ASKING = (
     *("enable_mm_global_cache", "mm_global_cache_backend", "mm_feature_transport"),
     *("enable_prefix_mm_cache", "enable_broadcast_mm_inputs_process"),
 )
+# SGLang's environment variables count like its settings, but for those that begin so.
+HARMLESS_VARIABLES = (
+    *("SGLANG_RUN_ID", "SGLANG_LOG", "SGLANG_TEST_", "SGLANG_PLUGINS", "SGLANG_PLATFORM"),
+    *("SGLANG_HICACHE_", "SGLANG_PROFIL", "SGLANG_TORCH_PROFILER", "SGLANG_HEALTH"),
+    *("SGLANG_VLM_CACHE", "SGLANG_MM_FEATURE_CACHE", "SGLANG_DISAGGREGATION_", "SGLANG_HOST"),
+    *("SGLANG_PORT", "SGLANG_DP_RANK", "SGLANG_CACHE_DIR", "SGLANG_USE_CUDA_IPC_TRANSPORT"),
+)
 HARMLESS = frozenset((*_SCHEDULING, *_CACHING, *_PLACING, *_LOADING, *_ASKING))
 
 
@@ -81,6 +88,15 @@ def meaning_of(values: Mapping[str, Any], groups: Mapping[str, str]) -> dict[str
         name: plain(value)
         for name, value in sorted(values.items())
         if name not in HARMLESS and not _harmless_group(groups.get(name, ""))
+    }
+
+
+def variables_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """What counts of the environment."""
+    return {
+        name: environment[name]
+        for name in sorted(environment)
+        if name.startswith("SGLANG_") and not name.startswith(HARMLESS_VARIABLES)
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._settings import TierSettings
-from memkv_nixl.kvbm._sglang_fields import meaning_of
+from memkv_nixl.kvbm._sglang_fields import meaning_of, variables_of
 from memkv_nixl.kvbm._weights import weights_digest
 
 # Formats whose loaders read the weights at the top of the model's folder, and nothing else.
@@ -227,7 +228,8 @@ def _layout(said: Settings, model: Path, storage: Any) -> str:
 
     How they are arranged in each host pool stands in the blocks' own keys.
     """
-    settings = json.dumps(meaning_of(said.values, said.groups), sort_keys=True)
+    counted = [meaning_of(said.values, said.groups), variables_of(os.environ)]
+    settings = json.dumps(counted, sort_keys=True)
     draft = said["speculative_draft_model_path"]
     meaning = {
         "settings": hashlib.sha256(settings.encode()).hexdigest(),

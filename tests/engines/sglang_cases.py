@@ -21,12 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import sglang.version
 import torch
 import zmq
+from sglang.srt.arg_groups.arg_utils import namespace_of
+from sglang.srt.mem_cache import hicache_storage
 from sglang.srt.mem_cache.hicache_storage import PoolName
 from sglang.srt.runtime_context import get_context
+from sglang.srt.server_args import ServerArgs
 
 from memkv_nixl._errors import ConfigError
+from memkv_nixl.kvbm._sglang_fields import meaning_of
 from memkv_nixl.store import Cluster
 from tests.engines import sglang_controller, sglang_pools, sglang_side
 from tests.engines.sglang_pools import LAYERS, PAGE
@@ -41,6 +46,10 @@ from tests.engines.sglang_side import (
 )
 
 BOUND_S = 20.0
+
+
+class NotHereError(Exception):
+    """What a case is about is not in this SGLang."""
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -191,6 +200,8 @@ def case_slots_that_do_not_fit_are_not_touched() -> None:
 
 
 def case_sglangs_failure_injector() -> None:
+    if not hasattr(hicache_storage, "HiCacheStorageFailureInjector"):
+        raise NotHereError("this SGLang has no failure injector")
     os.environ["SGLANG_TEST_HICACHE_BACKEND_RANDOM_FAILURE"] = "0.5"
     keys = keys_of(20, 18)
     verdicts: list[bool] = []
@@ -323,6 +334,17 @@ def case_what_means_something_else_is_a_miss() -> None:
     assert not shares(keys, pool=sglang_pools.mha(64, heads=2))
     for said in ({"mem_fraction_static": 0.5}, {"port": 30001}, {"chunked_prefill_size": 512}):
         assert shares(keys, **said), said
+    for variable, counts in (("SGLANG_MAMBA_SSM_DTYPE", True), ("SGLANG_LOG_MS", False)):
+        os.environ[variable] = "float32"
+        assert shares(keys) is not counts, variable
+        del os.environ[variable]
+
+
+def case_somebody_has_thought_about_every_setting() -> None:
+    groups = namespace_of(ServerArgs)
+    counted = set(meaning_of(dict.fromkeys(groups), groups))
+    golden = Path(__file__).parent.parent / "golden/sglang_settings.json"
+    assert counted == set(json.loads(golden.read_text())[sglang.version.__version__])
 
 
 def case_another_sglang_is_a_miss() -> None:
@@ -526,6 +548,8 @@ CASES = {name[5:]: case for name, case in globals().items() if name.startswith("
 def outcome_of(case: Callable[[], None]) -> str:
     try:
         case()
+    except NotHereError as reason:
+        return f"skipped: {reason}"
     except BaseException:  # noqa: BLE001 - whatever it is, the test shall see it
         return traceback.format_exc()
     return "ok"
