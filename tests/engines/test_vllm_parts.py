@@ -1,5 +1,5 @@
-"""vLLM's own configuration and tier manager, without an engine: the cases of meaning_cases.py and
-manager_cases.py, with each vLLM that is installed."""
+"""vLLM's own configuration and tier manager, without an engine: the cases of meaning_cases.py,
+manager_cases.py and longest_cases.py, with each vLLM that is installed."""
 
 from __future__ import annotations
 
@@ -75,3 +75,14 @@ def test_meaning(meaning: dict[str, str], case: str) -> None:
 @pytest.mark.parametrize("case", cases_in("manager_cases"))
 def test_manager(manager: dict[str, str], case: str) -> None:
     assert manager[case] == "ok"
+
+
+@pytest.fixture(scope="module")
+def longest(python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("longest")
+    return run(python, folder, "tests.engines.longest_cases", str(model))
+
+
+@pytest.mark.parametrize("case", cases_in("longest_cases"))
+def test_longest_hit(longest: dict[str, str], case: str) -> None:
+    assert longest[case] == "ok"
