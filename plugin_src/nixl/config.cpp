@@ -37,7 +37,7 @@ const std::array<Parameter, 8>& known_parameters() {
 }
 
 // What else stands in the file and is for others.
-constexpr std::array<std::string_view, 1> kSectionsOfOthers = {"node"};
+constexpr std::array<std::string_view, 2> kSectionsOfOthers = {"node", "control"};
 
 struct Given {
   std::string value;
