@@ -42,6 +42,11 @@ def _size(default: int | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"size": True})
 
 
+def _agents(default: str | None = None) -> Any:
+    """Of a setting that memkvd knows nothing of."""
+    return dataclasses.field(default=default, metadata={"agent": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class NodeSettings:
     """What `memkv node serve` starts memkvd with."""
@@ -61,6 +66,13 @@ class NodeSettings:
     buffered: bool = False
     insecure: bool = False
     log_json: bool = False
+    # Under a control plane: who it is, what the agent keeps, what fails together with this node.
+    control: str | None = _agents()
+    agent_dir: str = _agents("memkv-node")
+    failure_domain: str = _agents("")
+    tls_cert: str | None = _agents()
+    tls_key: str | None = _agents()
+    tls_ca: str | None = _agents()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +283,8 @@ def _check(settings: Settings) -> None:
         if value is not None and not 1 <= value <= TIMEOUT_MS_MAX:
             raise ConfigError(f"{name}: {value} is not between 1 and {TIMEOUT_MS_MAX}")
     check_address(settings.node.listen, "node.listen")
+    if settings.node.control is not None:
+        check_address(settings.node.control, "node.control")
     _check_control(settings.control)
 
 

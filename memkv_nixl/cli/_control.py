@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
-import sys
-from datetime import datetime, timezone
 from typing import Any
 
 from memkv_nixl._config import ControlSettings, load_settings
 from memkv_nixl._errors import ConfigError
+from memkv_nixl.cli._logs import log_to_stderr
+from memkv_nixl.cli._node import INSTALL
 from memkv_nixl.cli._output import Output
 
 _TEXTS = {
@@ -27,7 +26,6 @@ _NUMBERS = {
     "lost_after_ms": "after how long its share goes to the others (default: 60000)",
 }
 _LEVELS = ("debug", "info", "warning", "error")
-INSTALL = "pip install 'memkv-nixl[control]'"
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -57,7 +55,7 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
     names = (*_TEXTS, *_NUMBERS, "insecure")
     given = {name: getattr(args, name) for name in names}
     settings = load_settings({"control": given}, config=args.config).control
-    _log_to_stderr(args.log_level, as_json=output.as_json)
+    log_to_stderr(args.log_level, as_json=output.as_json)
     try:
         from memkv_nixl.control._server import serve
     except ImportError as error:
@@ -77,31 +75,3 @@ def _say_ready(output: Output, settings: ControlSettings, address: str) -> None:
         logging.getLogger(__name__).warning(
             "--insecure: everybody who reaches %s may change the pool", address
         )
-
-
-def _log_to_stderr(level: str, *, as_json: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _Lines())
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-
-
-class _Lines(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{_utc(record)} {super().format(record)}"
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        document = {"time": _utc(record), "level": record.levelname.lower(), "message": text}
-        return json.dumps(document)
-
-
-def _utc(record: logging.LogRecord) -> str:
-    at = datetime.fromtimestamp(record.created, timezone.utc)
-    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z"
