@@ -15,7 +15,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,13 @@ _WEIGHT = 100  # memkvd's own default
 _STAT_TIMEOUT_MS = 1000
 _RETRY_S = (0.1, 5.0)  # the first pause, and the longest
 _FOR_GOOD = ("NODE_REMOVED", "NODE_TAKEN_OVER", "INVALID")
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found in seconds
+)
 _EVERYWHERE = ("0.0.0.0:", "[::]:")
 
 
@@ -52,6 +59,7 @@ class NodeAgent:
                 "node; name the address with --advertise HOST:PORT"
             )
         self._settings = settings
+        self._credentials = _credentials(settings)
         self._control = settings.control
         self._folder = Path(settings.agent_dir)
         self._daemon = KeptDaemon(settings, self._folder)
@@ -121,7 +129,7 @@ class NodeAgent:
 
     async def _keep_registered(self) -> None:
         pause_s = _RETRY_S[0]
-        async with _channel(self._settings, self._control) as channel:
+        async with _channel(self._control, self._credentials) as channel:
             stub = placement_pb2_grpc.PlacementStub(channel)
             while True:
                 await self._up.wait()
@@ -147,9 +155,10 @@ class NodeAgent:
 
     async def _one_stream(self, stub: Any) -> None:
         """Registers, and beats until the stream ends."""
+        hello = await self._hello()
         stream = stub.RegisterNode()
         try:
-            await stream.write(pb.RegisterNodeRequest(hello=await self._hello()))
+            await _say(stream, pb.RegisterNodeRequest(hello=hello))
             self._hear(await _answer(stream))
             _log.info("registered with %s", self._control)
             reader = asyncio.ensure_future(self._read_on(stream))
@@ -190,10 +199,7 @@ class NodeAgent:
                     epoch=self._map.epoch,
                     stats=stats,
                 )
-                try:
-                    await stream.write(pb.RegisterNodeRequest(heartbeat=beat))
-                except asyncio.InvalidStateError:
-                    break  # the stream has ended, and the reader knows why
+                await _say(stream, pb.RegisterNodeRequest(heartbeat=beat))
             await asyncio.wait({reader}, timeout=self._interval_s)
         await reader
 
@@ -267,6 +273,11 @@ class _Stat:
         self._client.close()
 
 
+async def _say(stream: Any, message: pb.RegisterNodeRequest) -> None:
+    with contextlib.suppress(asyncio.InvalidStateError):  # it has ended; its reader knows why
+        await stream.write(message)
+
+
 async def _answer(stream: Any) -> pb.RegisterNodeResponse:
     answer = await stream.read()
     if not isinstance(answer, pb.RegisterNodeResponse):
@@ -293,20 +304,20 @@ def _reason_of(error: grpc.aio.AioRpcError) -> str:
     return ""
 
 
-@contextlib.asynccontextmanager
-async def _channel(settings: NodeSettings, control: str) -> AsyncIterator[grpc.aio.Channel]:
-    options = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+def _channel(control: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(control, _OPTIONS)
+    return grpc.aio.secure_channel(control, credentials, _OPTIONS)
+
+
+def _credentials(settings: NodeSettings) -> grpc.ChannelCredentials | None:
     files = [settings.tls_ca, settings.tls_key, settings.tls_cert]
-    if None in files and any(files):
-        raise ConfigError("node.tls_cert, tls_key, tls_ca: TLS needs all three")
+    if not any(files):
+        return None
     if None in files:
-        async with grpc.aio.insecure_channel(control, options) as channel:
-            yield channel
-        return
+        raise ConfigError("node.tls_cert, tls_key, tls_ca: TLS needs all three")
     try:
-        parts = [Path(str(path)).read_bytes() for path in files]  # noqa: ASYNC240 - once, small
+        parts = [Path(str(path)).read_bytes() for path in files]
     except OSError as error:
         raise ConfigError(f"node.tls_…: {error.filename}: {error.strerror}") from error
-    credentials = grpc.ssl_channel_credentials(*parts)
-    async with grpc.aio.secure_channel(control, credentials, options) as channel:
-        yield channel
+    return grpc.ssl_channel_credentials(*parts)
