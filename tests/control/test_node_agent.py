@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from memkv_nixl._errors import CODES
@@ -13,7 +14,8 @@ from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._placement import node_id_of
 from memkv_nixl.proto.memkv.v1 import map_pb2
-from tests.control.processes import Machine, Served, control, operator
+from tests.control.certificates import certificates
+from tests.control.processes import Machine, Operator, Served, control, operator
 from tests.integration.nodes import DEADLINE_S, memkv
 
 SPACE = namespace_id("agent")
@@ -199,3 +201,20 @@ def test_a_signal_stops_both(machine: Machine, plane: Served, number: signal.Sig
     with machine.agent(plane.address) as agent:
         agent.end(number)
         assert not alive(agent.said["pid"])
+
+
+def test_agents_and_control_plane_show_certificates(machine: Machine, tmp_path: Path) -> None:
+    certificates(tmp_path)
+    tls = [
+        word
+        for name in ("tls_cert", "tls_key", "tls_ca")
+        for word in (f"--{name.replace('_', '-')}", str(tmp_path / f"{name}.pem"))
+    ]
+    pem = {name: (tmp_path / f"{name}.pem").read_bytes() for name in ("tls_cert", "tls_key")}
+    with control(tmp_path / "state", *FAST, *tls) as plane:
+        credentials = grpc.ssl_channel_credentials(pem["tls_cert"], pem["tls_key"], pem["tls_cert"])
+        with grpc.secure_channel(plane.address, credentials) as channel:
+            we = Operator(channel)
+            with machine.agent(plane.address, *tls):
+                we.wait_event("node_joined")
+                we.wait_node(lambda node: node.stats)
