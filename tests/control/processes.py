@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -69,6 +70,7 @@ def serve(*args: str) -> Iterator[Served]:
         line = process.stdout.readline()
         assert line, process.communicate()[1]
         served = Served(process, json.loads(line))
+        assert "error" not in served.said, served.said
         try:
             yield served
         except BaseException:
@@ -87,9 +89,11 @@ def control(folder: Path, *args: str, listen: str = "127.0.0.1:0") -> Iterator[S
 
 
 def free_port() -> int:
-    """A port that the system picked and that is free again."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port that is free, and that no connection is given by chance (ip_local_port_range)."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass
