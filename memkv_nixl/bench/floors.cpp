@@ -100,6 +100,62 @@ class Ring {
   int error_;
 };
 
+// Operations in flight at a time: `depth` reads or writes, and a flush between.
+class RawRun {
+ public:
+  RawRun(int fd, const RawPlan& plan, Blocks& memory)
+      : fd_(fd), plan_(plan), memory_(memory), ring_(plan.depth + 1) {}
+
+  [[nodiscard]] int error() const { return ring_.error(); }
+
+  void begin(std::uint64_t number) {
+    io_uring_sqe* const entry = io_uring_get_sqe(ring_.get());
+    const std::span<std::byte> place = memory_.block(number % memory_.count());
+    const auto length = static_cast<unsigned>(place.size());
+    const std::uint64_t offset = plan_.first_byte + number * plan_.io_bytes;
+    if (plan_.write) {
+      io_uring_prep_write(entry, fd_, place.data(), length, offset);
+    } else {
+      io_uring_prep_read(entry, fd_, place.data(), length, offset);
+    }
+    io_uring_sqe_set_data64(entry, place.size());
+  }
+
+  void begin_flush() {
+    io_uring_sqe* const entry = io_uring_get_sqe(ring_.get());
+    io_uring_prep_fsync(entry, fd_, IORING_FSYNC_DATASYNC);
+    io_uring_sqe_set_data64(entry, kFlush);
+    flushing_ = true;
+  }
+  [[nodiscard]] bool flushing() const { return flushing_; }
+
+  // Waits until something is over; how many reads or writes were, or what went wrong.
+  Result<std::uint64_t> reap() {
+    io_uring_submit_and_wait(ring_.get(), 1);
+    io_uring_cqe* completion = nullptr;
+    std::uint64_t over = 0;
+    while (io_uring_peek_cqe(ring_.get(), &completion) == 0) {
+      const int result = completion->res;
+      const std::uint64_t wanted = io_uring_cqe_get_data64(completion);
+      io_uring_cqe_seen(ring_.get(), completion);
+      if (result != static_cast<int>(wanted)) {
+        return fail(Code::device_error, "short or failed I/O, result " + std::to_string(result));
+      }
+      if (wanted == kFlush) flushing_ = false;
+      if (wanted != kFlush) ++over;
+    }
+    return over;
+  }
+
+ private:
+  static constexpr std::uint64_t kFlush = 0;  // the result of a flush
+  int fd_;
+  const RawPlan& plan_;
+  Blocks& memory_;
+  Ring ring_;
+  bool flushing_ = false;
+};
+
 }  // namespace
 
 Blocks::Blocks(std::size_t count, std::size_t block_bytes, std::uint64_t seed)
@@ -143,44 +199,27 @@ Result<double> plain_tcp(Blocks& from, Blocks& to, std::size_t chunk_bytes,
   return speed;
 }
 
-Result<double> raw_device(const std::string& path, bool write, std::size_t io_bytes, unsigned depth,
-                          std::uint64_t first_byte, std::uint64_t total_bytes, Blocks& memory) {
-  const Descriptor file(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC));
+Result<double> raw_device(const std::string& path, const RawPlan& plan, Blocks& memory) {
+  const int flags = (plan.write ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC;
+  const Descriptor file(::open(path.c_str(), flags));
   if (file.get() < 0) return failed("open " + path);
-  Ring ring(depth);
-  if (ring.error() != 0) return fail(Code::unsupported, std::strerror(-ring.error()));
-  const std::size_t places = memory.all().size() / io_bytes;
-  if (places < depth) return fail(Code::invalid, "too little memory for this depth");
-  const std::uint64_t operations = total_bytes / io_bytes;
+  if (memory.count() < plan.depth) return fail(Code::invalid, "too little memory for this depth");
+  RawRun run(file.get(), plan, memory);
+  if (run.error() != 0) return fail(Code::unsupported, std::strerror(-run.error()));
+  const std::uint64_t operations = plan.total_bytes / plan.io_bytes;
+  const std::uint64_t flush_every = plan.flush_every_bytes / plan.io_bytes;
   std::uint64_t begun = 0;
   std::uint64_t done = 0;
   const std::uint64_t started = system_clock().now_ns();
-  while (done < operations) {
-    while (begun < operations && begun - done < depth) {
-      io_uring_sqe* entry = io_uring_get_sqe(ring.get());
-      std::byte* place = memory.all().data() + (begun % places) * io_bytes;
-      const auto length = static_cast<unsigned>(io_bytes);
-      const std::uint64_t offset = first_byte + begun * io_bytes;
-      if (write) {
-        io_uring_prep_write(entry, file.get(), place, length, offset);
-      } else {
-        io_uring_prep_read(entry, file.get(), place, length, offset);
-      }
-      ++begun;
+  while (done < operations || run.flushing()) {
+    while (begun < operations && begun - done < plan.depth) {
+      run.begin(begun++);
+      if (plan.write && begun % flush_every == 0 && !run.flushing()) run.begin_flush();
     }
-    io_uring_submit_and_wait(ring.get(), 1);
-    io_uring_cqe* completion = nullptr;
-    while (io_uring_peek_cqe(ring.get(), &completion) == 0) {
-      const int result = completion->res;
-      io_uring_cqe_seen(ring.get(), completion);
-      if (result != static_cast<int>(io_bytes)) {
-        return fail(Code::device_error,
-                    path + ": short or failed I/O, result " + std::to_string(result));
-      }
-      ++done;
-    }
+    const Result<std::uint64_t> over = run.reap();
+    if (!over) return fail(over.error().code, path + ": " + over.error().text);
+    done += *over;
   }
-  return per_second(operations * io_bytes, started);
+  return per_second(operations * plan.io_bytes, started);
 }
-
 }  // namespace memkv::bench

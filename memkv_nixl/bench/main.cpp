@@ -58,13 +58,13 @@ class Bench {
 
   Result<double> raw(std::istringstream& line, bool write) {
     std::string path;
-    std::size_t io_bytes = 0;
-    unsigned depth = 0;
-    std::uint64_t first = 0;
-    std::uint64_t total = 0;
-    if (!(line >> path >> io_bytes >> depth >> first >> total)) return usage();
-    return raw_device(path, write, io_bytes, depth, first, total,
-                      memory(depth, io_bytes, 100, write));
+    RawPlan plan{.write = write};
+    std::size_t memory_bytes = 0;
+    if (!(line >> path >> plan.io_bytes >> plan.depth >> plan.first_byte >> plan.total_bytes >>
+          memory_bytes >> plan.flush_every_bytes)) {
+      return usage();
+    }
+    return raw_device(path, plan, memory(memory_bytes / plan.io_bytes, plan.io_bytes, 100, write));
   }
 
   Result<double> blocks(std::istringstream& line, bool put) {

@@ -39,11 +39,19 @@ class Blocks {
 [[nodiscard]] Result<double> plain_tcp(Blocks& from, Blocks& to, std::size_t chunk_bytes,
                                        std::uint64_t total_bytes);
 
-// Reads or writes of `io_bytes`, sequential, `depth` at a time, O_DIRECT through io_uring on a file
-// that was written before. The limit that the device sets.
-[[nodiscard]] Result<double> raw_device(const std::string& path, bool write, std::size_t io_bytes,
-                                        unsigned depth, std::uint64_t first_byte,
-                                        std::uint64_t total_bytes, Blocks& memory);
+struct RawPlan {
+  bool write = false;
+  std::size_t io_bytes = 0;
+  unsigned depth = 1;
+  std::uint64_t first_byte = 0;
+  std::uint64_t total_bytes = 0;
+  std::uint64_t flush_every_bytes = 0;  // of writes
+};
+// Reads or writes, sequential, `depth` at a time, O_DIRECT through io_uring on a file that was
+// written before, from one block of `memory` (of `io_bytes` each) after another. The limit that the
+// device sets for whoever keeps as much memory and flushes as often.
+[[nodiscard]] Result<double> raw_device(const std::string& path, const RawPlan& plan,
+                                        Blocks& memory);
 
 // Which blocks a run of puts or gets touches: `batches` requests of all blocks of the memory each,
 // named by `round` and number.

@@ -59,7 +59,7 @@ def check_machine(folder: Path, listen: str) -> Iterator[Check]:
     yield _io_uring()
     yield _direct_io(folder)
     yield _huge_pages()
-    yield _locked_memory()
+    yield locked_memory()
     yield _descriptors()
     yield _rdma()
     yield _nvme()
@@ -160,7 +160,7 @@ def _direct_io(folder: Path) -> Check:
 
 
 def _huge_pages() -> Check:
-    reserved = _meminfo("HugePages_Free") * _meminfo("Hugepagesize") * 1024
+    reserved = meminfo("HugePages_Free") * meminfo("Hugepagesize") * 1024
     if reserved:
         return Check("huge pages", "ok", f"{format_size(reserved)} reserved and free")
     transparent = _read(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
@@ -175,7 +175,8 @@ def _huge_pages() -> Check:
     )
 
 
-def _locked_memory() -> Check:
+def locked_memory() -> Check:
+    """How much memory a process may lock."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY:
         return Check("locked memory", "ok", "unlimited")
@@ -279,7 +280,8 @@ def _clock() -> Check:
     return Check("clock", "ok", text + (", synchronised" if state >= 0 else ""))
 
 
-def _meminfo(name: str) -> int:
+def meminfo(name: str) -> int:
+    """A number of /proc/meminfo, most of them in KiB."""
     for line in _read(Path("/proc/meminfo")).splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])

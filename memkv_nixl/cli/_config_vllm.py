@@ -9,11 +9,14 @@ from typing import Any
 
 from memkv_nixl._config import load_settings, require_nodes
 from memkv_nixl._sizes import parse_size
+from memkv_nixl.cli._check_vllm import CHECKED_FLAG, checks
 from memkv_nixl.cli._output import Output
 from memkv_nixl.kvbm._settings import tier_settings
 
+__all__ = ["CHECKED_FLAG", "add_engine", "checks", "vllm_transfer_config"]
+
 _HOST_MEMORY = "64GiB"
-_SHUTDOWN_S = 20
+SHUTDOWN_S = 20
 
 
 def add_engine(engines: Any, common: argparse.ArgumentParser) -> None:
@@ -21,24 +24,30 @@ def add_engine(engines: Any, common: argparse.ArgumentParser) -> None:
     vllm = engines.add_parser(
         "vllm", parents=[common], help="vLLM's OffloadingConnector with MemKVTier"
     )
-    vllm.add_argument("--nodes", metavar="HOST:PORT,…", help="store nodes")
-    vllm.add_argument("--model", default="MODEL", help="what vLLM serves; only printed")
-    vllm.add_argument(
-        "--host-memory",
-        default=_HOST_MEMORY,
-        metavar="SIZE",
-        help=f"vLLM's offload region in host memory (default {_HOST_MEMORY})",
-    )
-    vllm.add_argument("--token-file", metavar="FILE", help="the file with the token")
-    vllm.add_argument("--salt", help="keeps this use apart from every other")
-    vllm.add_argument("--weights", help="names the weights; otherwise their files are read once")
+    add_tier_arguments(vllm)
     vllm.add_argument(
         "--events", action="store_true", help="announce blocks, for a router such as Dynamo's"
     )
     vllm.set_defaults(run=_vllm)
 
 
-def _vllm(args: argparse.Namespace, output: Output) -> int:
+def add_tier_arguments(engine: argparse.ArgumentParser) -> None:
+    """Adds what the tier is set up with, the same for every way to start vLLM."""
+    engine.add_argument("--nodes", metavar="HOST:PORT,…", help="store nodes")
+    engine.add_argument("--model", default="MODEL", help="what vLLM serves; only printed")
+    engine.add_argument(
+        "--host-memory",
+        default=_HOST_MEMORY,
+        metavar="SIZE",
+        help=f"vLLM's offload region in host memory (default {_HOST_MEMORY})",
+    )
+    engine.add_argument("--token-file", metavar="FILE", help="the file with the token")
+    engine.add_argument("--salt", help="keeps this use apart from every other")
+    engine.add_argument("--weights", help="names the weights; otherwise their files are read once")
+
+
+def tier_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The tier's settings out of these arguments, checked."""
     shared = load_settings({"nodes": args.nodes, "token_file": args.token_file}, config=args.config)
     given = {
         "nodes": ",".join(require_nodes(shared)),
@@ -48,13 +57,19 @@ def _vllm(args: argparse.Namespace, output: Output) -> int:
     }
     tier = {name: value for name, value in given.items() if value is not None}
     tier_settings(tier)
-    transfer = vllm_transfer_config(tier, parse_size(args.host_memory, "host-memory"), args.events)
+    return tier
+
+
+def _vllm(args: argparse.Namespace, output: Output) -> int:
+    transfer = vllm_transfer_config(
+        tier_of(args), parse_size(args.host_memory, "host-memory"), args.events
+    )
     flags = [
         "--prefix-caching-hash-algo",
         "sha256",
         "--shutdown-timeout",
-        str(_SHUTDOWN_S),
-        "--kv-transfer-config",
+        str(SHUTDOWN_S),
+        CHECKED_FLAG,
         json.dumps(transfer),
     ]
     environment = {"PYTHONHASHSEED": "0"}

@@ -37,8 +37,13 @@ def _doctor(args: argparse.Namespace, output: Output) -> int:
         "timeout_ms": args.timeout_ms,
     }
     settings = load_settings(given, config=args.config)
+    return report(_all(Path(args.dir), settings), output)
+
+
+def report(checks: Iterator[Check], output: Output) -> int:
+    """Says each check as it comes, then how many were bad; the exit code."""
     found: list[Check] = []
-    for check in _all(Path(args.dir), settings):
+    for check in checks:
         found.append(check)
         if not output.as_json:
             print("\n".join(_lines(check)), flush=True)
@@ -60,7 +65,7 @@ def _doctor(args: argparse.Namespace, output: Output) -> int:
 def _all(folder: Path, settings: Settings) -> Iterator[Check]:
     yield from check_nixl()
     yield from check_machine(folder, settings.node.listen)
-    yield from _check_nodes(settings.nodes, settings.timeout_ms)
+    yield from check_nodes(settings.nodes, settings.timeout_ms)
 
 
 def _lines(check: Check) -> list[str]:
@@ -70,7 +75,8 @@ def _lines(check: Check) -> list[str]:
     return lines
 
 
-def _check_nodes(nodes: Sequence[str], timeout_ms: int) -> Iterator[Check]:
+def check_nodes(nodes: Sequence[str], timeout_ms: int) -> Iterator[Check]:
+    """Whether each node answers."""
     if not nodes:
         return
     from memkv_nixl._errors import MemKVError

@@ -1,10 +1,10 @@
 """Tier: one engine's way to the pool, the part that every block manager shares.
 
-A tier owns one NIXL agent with the MEMKV plugin, one region of the engine's memory (registered
-once) and two threads: the seeker, which asks what the pool has, and the mover, which loads and
-stores. Its own calls never wait; they give futures, which are polled (`done()`), awaited
-(`result()`) or called back (`add_done_callback`, on one of the two threads; it must not block), so
-that a block manager of any shape can stand on it.
+A tier owns one NIXL agent with the MEMKV plugin, the engine's memory (registered once: one region,
+or several that `keep` is told of) and two threads: the seeker, which asks what the pool has, and
+the mover, which loads and stores. Its own calls never wait; they give futures, which are polled
+(`done()`), awaited (`result()`) or called back (`add_done_callback`, on one of the two threads; it
+must not block), so that a block manager of any shape can stand on it.
 
     tier = Tier(settings, namespace, region)
     found = tier.look_up(blocks)              Future[Found]
@@ -64,20 +64,23 @@ class Tier:
     ) -> None:
         """Registers the plugin and the region; nodes are connected in the background.
 
-        Raises NixlError where NIXL is missing or does not take the plugin, UsageError for a region
-        that is no writable contiguous memory.
+        Without a region (None) all memory comes through `keep`. Raises NixlError where NIXL is
+        missing or does not take the plugin, UsageError for a region that is no writable contiguous
+        memory.
         """
         self._settings = settings
         self._namespace = namespace
         self._clock = clock
         self._closed = False
-        self._region: Extent | None = extent_of(region, writable=True, what="the offload region")
+        self._region: Extent | None = None if region is None else _extent_of(region)
+        self._kept_bytes = 0
         nixl = load_nixl()
         announce(nixl, plugin_path())
         self._port = Port(nixl, f"memkv-tier-{os.getpid()}-{next(_names)}", self._parameters())
-        self._port.keep_memory([self._region])
+        if self._region is not None:
+            self._keep(self._region)
         self._scratch = bytearray(1)
-        self._queue_bytes = self._region.length * settings.queue_percent // 100
+        self._groups = self._groups_of_nodes()
         self._counts = Counts()
         self._breaker = Breaker(clock)
         self._pace = Pace(clock, settings.compute_tokens_per_s)
@@ -120,6 +123,17 @@ class Tier:
     def busy(self) -> bool:
         """Whether any load or store is not over."""
         return self._mover.busy
+
+    @property
+    def groups_by_node(self) -> tuple[bytes, ...]:
+        """A group name for each node that lies there, for whoever does not know a block's own."""
+        return tuple(self._groups)
+
+    def keep(self, region: Any) -> Extent:
+        """Registers more of the engine's memory, until the tier is closed."""
+        extent = _extent_of(region)
+        self._keep(extent)
+        return extent
 
     def part(self, offset: int, length: int) -> Extent:
         """A range of the region."""
@@ -215,7 +229,8 @@ class Tier:
 
     def _room_for(self, extents: Sequence[Extent]) -> int:
         """How many of the first extents may still wait to be stored."""
-        room = self._queue_bytes - self._mover.waiting_bytes
+        queue_bytes = self._kept_bytes * self._settings.queue_percent // 100
+        room = queue_bytes - self._mover.waiting_bytes
         for count, extent in enumerate(extents):
             room -= extent.length
             if room < 0:
@@ -236,17 +251,29 @@ class Tier:
             parameters["token_file"] = settings.token_file
         return parameters
 
+    def _keep(self, extent: Extent) -> None:
+        self._port.keep_memory([extent])
+        self._kept_bytes += extent.length
+
     def _probes(self) -> list[Item]:
         """A read of one byte for each node, of a block that is not there."""
+        target = extent_of(self._scratch, writable=True, what="the probe")
+        return [Item(record_of(group, group), target) for group in self._groups]
+
+    def _groups_of_nodes(self) -> list[bytes]:
+        """A group name for each node, in no order."""
         nodes = [PlacementNode(node_id_of(address), 1) for address in self._settings.nodes]
         space = self._namespace.fingerprint
-        found: dict[int, Item] = {}
+        found: dict[int, bytes] = {}
         for i in range(_PROBES_TRIED):
-            key = b"memkv-probe-%d" % i
-            node = place(group_fingerprint(space, key), nodes)
+            name = b"memkv-probe-%d" % i
+            node = place(group_fingerprint(space, name), nodes)
             if node is not None and node not in found:
-                target = extent_of(self._scratch, writable=True, what="the probe")
-                found[node] = Item(record_of(key, key), target)
+                found[node] = name
             if len(found) == len(nodes):
                 break
         return list(found.values())
+
+
+def _extent_of(region: Any) -> Extent:
+    return extent_of(region, writable=True, what="the offload region")

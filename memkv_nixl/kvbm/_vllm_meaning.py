@@ -61,13 +61,14 @@ def namespace_of(
     spec: Any, vllm_config: Any, settings: TierSettings, block_bytes: int, engine: str
 ) -> Namespace:
     """The namespace of an engine's blocks. Raises ConfigError for what cannot be told apart."""
-    _refuse_what_cannot_be_told(vllm_config, settings)
+    _refuse_other_hashes(vllm_config)
+    refuse_what_cannot_be_told(vllm_config, settings.lora)
     config, model = spec.config, vllm_config.model_config
     parallel = config.parallel
     groups = config.groups
     return Namespace(
         model="+".join(model.hf_config.architectures or [type(model.hf_config).__name__]),
-        revision=settings.weights or _weights_of(vllm_config),
+        revision=settings.weights or weights_of(vllm_config),
         dtype=config.model.dtype,
         quantization=str(model.quantization or ""),
         layout=_layout(spec, vllm_config, block_bytes),
@@ -81,7 +82,7 @@ def namespace_of(
     )
 
 
-def _refuse_what_cannot_be_told(vllm_config: Any, settings: TierSettings) -> None:
+def _refuse_other_hashes(vllm_config: Any) -> None:
     hash_name = vllm_config.cache_config.prefix_caching_hash_algo
     if hash_name not in HASHES:
         raise ConfigError(
@@ -89,7 +90,11 @@ def _refuse_what_cannot_be_told(vllm_config: Any, settings: TierSettings) -> Non
             "be forged, so nobody may share them. Start vLLM with --prefix-caching-hash-algo "
             "sha256 (or sha256_cbor)"
         )
-    if vllm_config.lora_config is not None and settings.lora != "fixed":
+
+
+def refuse_what_cannot_be_told(vllm_config: Any, lora: str) -> None:
+    """Raises ConfigError for an engine whose blocks change without a trace in its configuration."""
+    if vllm_config.lora_config is not None and lora != "fixed":
         raise ConfigError(
             "vLLM serves LoRA adapters, and its keys say their names and paths only. If what lies "
             'under a path never changes, say so with "lora": "fixed"; else run without MemKV'
@@ -107,12 +112,12 @@ def _refuse_what_cannot_be_told(vllm_config: Any, settings: TierSettings) -> Non
         )
 
 
-def _weights_of(vllm_config: Any) -> str:
+def weights_of(vllm_config: Any) -> str:
     """A digest of the weights of the model, and of its draft model where it has one."""
     load = vllm_config.load_config
     _refuse_other_loaders(load)
     models = [vllm_config.model_config]
-    draft = _draft_of(vllm_config)
+    draft = draft_of(vllm_config)
     if draft is not None and draft.model != models[0].model:
         models.append(draft)
     return "+".join(_digest_of(model, load.download_dir) for model in models)
@@ -159,7 +164,7 @@ def _leaves(value: Any) -> list[Any]:
     return [] if value is None else [value]
 
 
-def _draft_of(vllm_config: Any) -> Any:
+def draft_of(vllm_config: Any) -> Any:
     """The configuration of the draft model, None where there is none."""
     return getattr(vllm_config.speculative_config, "draft_model_config", None)
 
@@ -184,9 +189,7 @@ def _place_of(model: Any, download_dir: str | None) -> Path:
 
 def _layout(spec: Any, vllm_config: Any, block_bytes: int) -> str:
     """Everything that decides how a block's bytes are arranged and computed, in one line."""
-    config, model = spec.config, vllm_config.model_config
-    attention = getattr(vllm_config, "attention_config", None)
-    draft = _draft_of(vllm_config)
+    config = spec.config
     said = {
         "block_bytes": block_bytes,
         "canonical": config.canonical_layout,
@@ -202,6 +205,17 @@ def _layout(spec: Any, vllm_config: Any, block_bytes: int) -> str:
         "pcp": config.parallel.pcp_size,
         "dcp": config.parallel.dcp_size,
         "worker_bytes": config.worker_kv_bytes_per_block,
+        **how_computed(vllm_config),
+    }
+    return json.dumps(said, sort_keys=True, separators=(",", ":"))
+
+
+def how_computed(vllm_config: Any) -> dict[str, Any]:
+    """What an engine computes its blocks with, beside the weights and the parallel degrees."""
+    model = vllm_config.model_config
+    attention = getattr(vllm_config, "attention_config", None)
+    draft = draft_of(vllm_config)
+    return {
         "compute": str(model.dtype),
         "max_model_len": model.max_model_len,
         "model": _digest(model_meaning(model)),
@@ -212,7 +226,6 @@ def _layout(spec: Any, vllm_config: Any, block_bytes: int) -> str:
         "runner": bool(getattr(vllm_config, "use_v2_model_runner", False)),
         "device": _device(),
     }
-    return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
 def _device() -> str:

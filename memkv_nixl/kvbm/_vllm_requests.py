@@ -27,7 +27,8 @@ class RequestState:
     group_blocks: int
     verdicts: dict[bytes, bool | None] = field(default_factory=dict)  # None: asked, no answer yet
     loads: dict[bytes, int] = field(default_factory=dict)
-    loaded: list[bytes] = field(default_factory=list)
+    loaded: dict[bytes, None] = field(default_factory=dict)  # and not announced yet, in order
+    scheduled: bool = False
     finished: bool = False
     _chains: dict[int, Chain] = field(default_factory=dict)
     _learnt: int = 0

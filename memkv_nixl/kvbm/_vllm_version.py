@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 from memkv_nixl._errors import ConfigError
 
@@ -13,23 +14,27 @@ UNTESTED = ("0.33",)  # used where the parts that the tier stands on are the sam
 _log = logging.getLogger(__name__)
 
 
-def refuse_unknown_vllm(version: str) -> None:
-    """Raises ConfigError where the tier does not know this vLLM."""
+def refuse_unknown_vllm(
+    version: str, who: str = "MemKVTier", missing: Callable[[], list[str]] | None = None
+) -> None:
+    """Raises ConfigError where the tier, or who asks, does not know this vLLM; `missing` names the
+    parts that it stands on and that this vLLM lacks."""
     minor = _minor(version)
     if minor not in TESTED + UNTESTED:
         raise ConfigError(
-            f"this is vLLM {version}; MemKVTier of this memkv-nixl knows {', '.join(TESTED)}. "
+            f"this is vLLM {version}; {who} of this memkv-nixl knows {', '.join(TESTED)}. "
             f"Install one of these, or a memkv-nixl that knows {minor}"
         )
-    if missing := _missing_parts():
+    if lacks := (missing or _missing_parts)():
         raise ConfigError(
-            f"vLLM {version} lacks {', '.join(missing)}, which MemKVTier stands on. It knows vLLM "
+            f"vLLM {version} lacks {', '.join(lacks)}, which {who} stands on. It knows vLLM "
             f"{', '.join(TESTED)}; install one of these"
         )
     if minor in UNTESTED:
         _log.warning(
-            "MemKV: vLLM %s was not tested with MemKVTier; its parts look as in %s",
+            "MemKV: vLLM %s was not tested with %s; its parts look as in %s",
             version,
+            who,
             TESTED[-1],
         )
 

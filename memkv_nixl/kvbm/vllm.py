@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import Offl
 from vllm.v1.kv_offload.base import (
     LookupResult,
     Medium,
-    OffloadingEvent,
     RequestOffloadingContext,
 )
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
@@ -38,13 +36,13 @@ from memkv_nixl.kvbm._counts import Numbers
 from memkv_nixl.kvbm._orders import Found, Moved, nothing_moved, settled
 from memkv_nixl.kvbm._settings import tier_settings
 from memkv_nixl.kvbm._tier import BLOCK_BYTES_MAX, Tier
+from memkv_nixl.kvbm._vllm_events import Announcer
 from memkv_nixl.kvbm._vllm_meaning import namespace_of, vllm_config_of
 from memkv_nixl.kvbm._vllm_metrics import Reporter, definitions
 from memkv_nixl.kvbm._vllm_requests import RequestState, group_of, leading
 from memkv_nixl.kvbm._vllm_version import engine_name, refuse_unknown_vllm
 
 _ANSWER_LATE = 10  # look-up time-outs, after which a question is answered with misses
-_ANNOUNCED_MAX = 1 << 18  # keys that are remembered as announced
 
 
 @dataclass
@@ -56,6 +54,7 @@ class _Job:
     keys: list[bytes]
     future: Future[Moved]
     request: RequestState
+    announced: bool = True  # when it is done; not where vLLM forgot what its keys consist of
 
 
 @dataclass
@@ -107,9 +106,7 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         self._step_begins = True  # answers are taken then, so that one step sees one state
         self._jobs: list[_Job] = []
         publishes = offloading_spec.kv_events_config.enable_kv_cache_events
-        self._announces = bool(publishes) and self._settings.events
-        self._announced: OrderedDict[bytes, None] = OrderedDict()
-        self._events: list[Any] = []
+        self._announcer = Announcer(self.medium, bool(publishes) and self._settings.events)
         self._tier = Tier(self._settings, namespace, primary_kv_view)
         self._reporter = Reporter(self._tier)
 
@@ -130,6 +127,7 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         if not self._tier.open:
             return LookupResult.MISS
         request = self._request(req_context)
+        request.loaded.pop(key, None)  # host memory lost it again, or nobody would ask here
         if key not in request.verdicts:
             block = request.block(key)
             if block is None:
@@ -143,8 +141,9 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
             return LookupResult.RETRY
         return LookupResult.HIT if request.may_load(key) else LookupResult.MISS
 
-    def on_schedule_end(self, context: Any) -> None:  # noqa: ARG002 - vLLM's signature
+    def on_schedule_end(self, context: Any) -> None:
         """The look-ups of this step go out together."""
+        self._announce_loaded(context.new_req_ids)
         self._take_answers()
         self._step_begins = True
         fresh, self._fresh = self._fresh, []
@@ -159,12 +158,13 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         self._tier.touch([block for key in keys if (block := request.block(key)) is not None])
 
     def on_request_finished(self, req_context: Any) -> None:
-        """A request is over. What it loaded is announced: vLLM knows by now what it consists of."""
+        """A request is over."""
         request = self._requests.pop(req_context.req_id, None)
         if request is not None:
             request.finished = True
             self._tier.pace.computed(request.tokens_per_s)
-            self._announce(request.loaded)
+            if request.scheduled:
+                self._announcer.there(list(request.loaded))
 
     # ---- loads and stores
 
@@ -209,8 +209,16 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         return bool(self._fresh or self._questions)
 
     def drain_jobs(self) -> None:
-        """Waits until nothing touches the region; each job's deadline makes it end."""
+        """Waits until nothing touches the region; each job's deadline makes it end.
+
+        vLLM calls it before it empties host memory, and forgets then what its keys consist of.
+        """
         self._tier.drain()
+        self._announcer.forget()
+        for job in self._jobs:
+            job.announced = False
+        for request in self._requests.values():
+            request.loaded.clear()
 
     def shutdown(self) -> None:
         """Lets stores end for a while, then lets go of the region."""
@@ -222,8 +230,7 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
 
     def take_events(self) -> Iterable[Any]:
         """Blocks that came into the pool, or turned out to be there or gone."""
-        events, self._events = self._events, []
-        return events
+        return self._announcer.take()
 
     def get_stats(self) -> Any:
         """What was counted since the last call."""
@@ -304,7 +311,7 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         for key, there in zip(keys, has, strict=True):
             request.verdicts[key] = there and wins and room > 0
             room -= there
-        self._withdraw([key for key, there in zip(keys, has, strict=True) if not there])
+        self._announcer.gone([key for key, there in zip(keys, has, strict=True) if not there])
 
     def _result(self, job: _Job) -> Any:
         moved = job.future.result()
@@ -312,12 +319,10 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         whole = len(good) == len(job.keys)
         if job.loading:
             job.request.load_failed(set(job.keys).difference(good))
-            if job.request.finished:
-                self._announce(good)
-            else:
-                job.request.loaded += good
-        else:
-            self._announce(good)
+        if job.announced and job.loading:
+            job.request.loaded.update(dict.fromkeys(good))
+        elif job.announced:
+            self._announcer.there(good)
         return JobResult(
             job_id=job.job_id,
             success=whole,
@@ -326,24 +331,14 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
             transfer_bytes=moved.moved_bytes,
         )
 
-    def _announce(self, keys: list[bytes]) -> None:
-        """Says once of each key that the pool has it."""
-        if not self._announces:
-            return
-        fresh = [key for key in keys if key not in self._announced]
-        self._announced.update(dict.fromkeys(fresh))
-        while len(self._announced) > _ANNOUNCED_MAX:
-            self._announced.popitem(last=False)
-        if fresh:
-            self._events.append(OffloadingEvent(keys=fresh, medium=self.medium, removed=False))
-
-    def _withdraw(self, keys: list[bytes]) -> None:
-        """Says of keys that were announced that the pool has them no more."""
-        gone = [key for key in keys if key in self._announced]
-        for key in gone:
-            del self._announced[key]
-        if gone:
-            self._events.append(OffloadingEvent(keys=gone, medium=self.medium, removed=True))
+    def _announce_loaded(self, scheduled: Iterable[str]) -> None:
+        """Tells what requests loaded: vLLM looked it up in host memory before it schedules them."""
+        for req_id in scheduled:
+            request = self._requests.get(req_id)
+            if request is not None:
+                request.scheduled = True
+                loaded, request.loaded = request.loaded, {}
+                self._announcer.there(list(loaded))
 
     def _refuse_large_blocks(self) -> None:
         if self._block_bytes > BLOCK_BYTES_MAX:

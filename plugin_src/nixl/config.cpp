@@ -17,6 +17,9 @@
 namespace memkv::nixl {
 namespace {
 
+constexpr std::string_view kNamespaceDefault = "default";
+constexpr std::string_view kObjDialect = kDialectWords[static_cast<std::size_t>(Dialect::obj)];
+
 struct Parameter {
   std::string_view name;
   std::string value;  // unless it is given
@@ -25,7 +28,7 @@ struct Parameter {
 const std::array<Parameter, 8>& known_parameters() {
   static const auto* const kKnown = new std::array<Parameter, 8>{{
       {"nodes", ""},
-      {"namespace", "default"},
+      {"namespace", std::string(kNamespaceDefault)},
       {"key_dialect", "raw"},
       {"token_file", ""},
       {"transport", "tcp"},
@@ -35,6 +38,18 @@ const std::array<Parameter, 8>& known_parameters() {
   }};
   return *kKnown;
 }
+
+// What NIXL's own OBJ takes, and what its users hand to it.
+constexpr std::string_view kBucket = "bucket";
+constexpr std::array<std::string_view, 16> kStoreParameters = {
+    kBucket,         "endpoint_override",
+    "scheme",        "region",
+    "access_key",    "secret_key",
+    "session_token", "ca_bundle",
+    "req_checksum",  "resp_checksum",
+    "crtMinLimit",   "use_virtual_addressing",
+    "accelerated",   "type",
+    "num_threads",   "throughput_target_gbps"};
 
 // What else stands in the file and is for others.
 constexpr std::array<std::string_view, 2> kSectionsOfOthers = {"node", "control"};
@@ -69,6 +84,10 @@ Result<void> check_known(std::string_view name, const std::string& where) {
       nearest = &known;
     }
     all += (all.empty() ? "" : ", ") + std::string(known.name);
+  }
+  if (std::ranges::find(kStoreParameters, name) != kStoreParameters.end()) {
+    return fail(Code::invalid, where + ": an object store's parameters are taken only where the " +
+                                   "backend is created by the name OBJ; known are " + all);
   }
   const bool close = distance(name, nearest->name) <= std::max<std::size_t>(2, name.size() / 3);
   return fail(Code::invalid, where + ": there is no such parameter; " +
@@ -188,6 +207,43 @@ Result<void> check_word(const Given& given, std::string_view only, std::string_v
                                  std::string(why) + ": write " + std::string(only));
 }
 
+// The name OBJ: what nobody said has another default, and the bucket counts.
+Result<void> speak_obj(Values& values, const std::string& bucket) {
+  Given& dialect = values.find("key_dialect")->second;
+  if (dialect.value == kDialectWords[static_cast<std::size_t>(Dialect::raw)])
+    dialect.value = kObjDialect;
+  if (dialect.value != kObjDialect) {
+    return fail(Code::invalid, dialect.where + ": '" + dialect.value +
+                                   "' is not there by the name OBJ, whose keys are of the dialect "
+                                   "obj; leave it out, or create the backend MEMKV");
+  }
+  Given& space = values.find("namespace")->second;
+  if (space.value == kNamespaceDefault) {
+    return fail(Code::invalid,
+                space.where +
+                    ": by the name OBJ it has to be said, because the keys that are written there "
+                    "do not tell other weights or another tensor-parallel size apart. Set "
+                    "MEMKV_NAMESPACE (or `namespace:` in the file that MEMKV_CONFIG names) to a "
+                    "word that changes when they do, say llama-70b-rev2-tp8");
+  }
+  if (!bucket.empty() && !space.value.starts_with(kHexPrefix)) space.value += "/" + bucket;
+  return {};
+}
+
+// The values as the backend's name wants them read.
+Result<Values> values_for(std::string_view name, const Parameters& given,
+                          const Environment& environment) {
+  if (name != kObjName) return gather(given, environment);
+  Parameters ours = given;
+  const auto bucket = ours.find(std::string(kBucket));
+  const std::string said = bucket != ours.end() ? bucket->second : "";
+  for (const std::string_view store : kStoreParameters) ours.erase(std::string(store));
+  auto values = gather(ours, environment);
+  if (!values) return values;
+  if (const auto fine = speak_obj(*values, said); !fine) return fail(fine.error());
+  return values;
+}
+
 }  // namespace
 
 Environment process_environment() {
@@ -197,8 +253,9 @@ Environment process_environment() {
   };
 }
 
-Result<Settings> load_settings(const Parameters& given, const Environment& environment) {
-  const auto values = gather(given, environment);
+Result<Settings> load_settings(const Parameters& given, const Environment& environment,
+                               std::string_view backend) {
+  const auto values = values_for(backend, given, environment);
   if (!values) return fail(values.error());
   const auto at = [&values](std::string_view name) -> const Given& {
     return values->find(name)->second;

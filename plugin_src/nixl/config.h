@@ -4,7 +4,11 @@
 // handed to create_backend, then the environment (MEMKV_ and the name in capitals), then the file
 // named by MEMKV_CONFIG (config_file.h), then its default. A name that is none, in the parameters
 // or in the file, is refused by name. Statuses: invalid, with where it stands and what to write.
-// Thread: any.
+//
+// NIXL may know the plugin as OBJ, too, so that what writes for NIXL's own backend of that name
+// finds us (docs/reference/plugin.md). By that name an object store's parameters are taken, of
+// which only the bucket means something: blocks then lie in the namespace NAMESPACE/BUCKET. The
+// dialect is obj, and the namespace has to be said. Thread: any.
 #pragma once
 
 #include <cstdint>
@@ -35,11 +39,16 @@ struct Settings {
   std::uint64_t query_timeout_ms = 0;
 };
 
+inline constexpr std::string_view kOwnName = "MEMKV";
+inline constexpr std::string_view kObjName = "OBJ";
+
 // The process's own.
 [[nodiscard]] Environment process_environment();
 
+// `backend` is its name, as create_backend was given it.
 [[nodiscard]] Result<Settings> load_settings(const Parameters& given,
-                                             const Environment& environment);
+                                             const Environment& environment,
+                                             std::string_view backend = kOwnName);
 
 // Every parameter with the value it has when create_backend is given nothing.
 [[nodiscard]] Parameters default_parameters(const Environment& environment);

@@ -220,11 +220,12 @@ std::unique_ptr<abi::Engine> make_engine(const abi::Init& init, const Settings& 
 
 std::unique_ptr<abi::Engine> make_engine(const abi::Init& init, const Environment& environment) {
   const auto refuse = [&init](const Status& why) {
-    log(LogLevel::error, "MEMKV cannot be created for agent " + init.agent + ": " + why.text);
+    log(LogLevel::error,
+        init.type + " cannot be created for agent " + init.agent + ": " + why.text);
     return std::make_unique<Engine>(init, nullptr);
   };
-  const auto settings =
-      load_settings(init.parameters != nullptr ? *init.parameters : Parameters{}, environment);
+  const auto settings = load_settings(init.parameters != nullptr ? *init.parameters : Parameters{},
+                                      environment, init.type);
   if (!settings) return refuse(settings.error());
   auto client = Client::open({.nodes = settings->nodes,
                               .token = settings->token,

@@ -16,7 +16,6 @@ constexpr std::string_view kMagic = "MKVK";
 constexpr std::uint8_t kRecordVersion = 1;
 constexpr std::size_t kRecordHeadBytes = 20;
 constexpr std::size_t kCmxDigits = 32;
-constexpr std::string_view kHexPrefix = "hex:";
 
 // The bytes that an even number of hexadecimal digits spells, in either case.
 std::optional<std::string> unhex(std::string_view digits) {

@@ -19,6 +19,7 @@
 namespace memkv::nixl {
 
 enum class Dialect : std::uint8_t { raw, obj, cmx, full };
+inline constexpr std::string_view kHexPrefix = "hex:";
 inline constexpr std::array<std::string_view, 4> kDialectWords = {"raw", "obj", "cmx", "full"};
 
 struct ObjectName {

@@ -1,10 +1,10 @@
 // The NIXL backend MEMKV: the one header of this room.
 //
-// NIXL loads libplugin_MEMKV.so, calls nixl_plugin_init() and makes one Engine per agent that asks
-// for it. An engine's process registers its DRAM and names blocks as objects (docs/formats/
-// object-key.md); a transfer of DRAM to objects (WRITE) puts whole blocks, one of objects to DRAM
-// (READ) gets them or ranges of them; a query asks which blocks are there. Everything goes through
-// one Client per engine, on its thread.
+// NIXL loads libplugin_MEMKV.so (or the same by the name libplugin_OBJ.so, config.h), calls
+// nixl_plugin_init() and makes one Engine per agent that asks for it. An engine's process registers
+// its DRAM and names blocks as objects (docs/formats/ object-key.md); a transfer of DRAM to objects
+// (WRITE) puts whole blocks, one of objects to DRAM (READ) gets them or ranges of them; a query
+// asks which blocks are there. Everything goes through one Client per engine, on its thread.
 //
 //   params        config.h       from create_backend, the environment, a file
 //   names         object_name.h  key dialects and namespaces

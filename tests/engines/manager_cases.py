@@ -244,32 +244,127 @@ def case_no_more_is_promised_than_the_region_holds() -> None:
         assert 0 < found.count(HIT) <= rows
 
 
-def case_blocks_are_announced_once_and_withdrawn() -> None:
-    apart = salt()
-    with side(salt=apart, events=True) as one:
+def in_the_pool(side: Side) -> list[Any]:
+    """The events so far that are about the pool."""
+    return [event for event in side.manager.take_events() if event.medium.value == "STORAGE"]
+
+
+def scheduled(side: Side, context: Any) -> None:
+    """The end of the step in which a request is scheduled first."""
+    side.manager.on_schedule_end(ScheduleEndContext([context.req_id], set()))
+
+
+def anew(side: Side, count: int, name: str) -> tuple[list[bytes], Any]:
+    """The same keys in another request."""
+    keys, context = request(side, count, name)
+    context.req_id = f"{name}-{next(_salts)}@{id(side)}"
+    side.manager.on_new_request(context)
+    return keys, context
+
+
+def case_blocks_that_come_into_the_pool_are_announced_and_withdrawn() -> None:
+    with side(salt=salt(), events=True) as one:
         keys, context = request(one, 4, "a")
         one.put(keys, context, 5)
-        stored = [event for event in one.manager.take_events() if event.medium.value == "STORAGE"]
-        assert [list(event.keys) for event in stored] == [keys]
-        assert {(event.removed, event.locality, event.ownership) for event in stored} == {
-            (False, None, None)
-        }
+        (stored,) = in_the_pool(one)
+        assert list(stored.keys) == keys
+        assert (stored.removed, stored.locality, stored.ownership) == (False, None, None)
         drop(keys[0], one)
         one.manager.primary_tier.reset_cache()
-        keys, context = request(one, 4, "a")
-        context.req_id = "again"
-        one.manager.on_new_request(context)
+        keys, context = anew(one, 4, "a")
         assert one.settled(keys, context) == [MISS]
-        gone = [event for event in one.manager.take_events() if event.medium.value == "STORAGE"]
-        assert [(list(event.keys), event.removed) for event in gone] == [([keys[0]], True)]
+        (gone,) = in_the_pool(one)
+        assert (list(gone.keys), gone.removed) == ([keys[0]], True)
+
+
+def case_blocks_that_are_found_are_announced_when_vllm_knows_what_they_are() -> None:
+    apart = salt()
+    with side(salt=apart) as one:
+        keys, context = request(one, 4, "a")
+        one.put(keys, context, 5)
+        assert not in_the_pool(one)  # nobody listens
     with side(salt=apart, events=True) as two:
         keys, context = request(two, 4, "a")
-        found = two.settled(keys[1:], context)
-        assert found == [HIT] * 3, (found, two.tier.numbers)
-        assert not [e for e in two.manager.take_events() if e.medium.value == "STORAGE"]
-        two.manager.on_request_finished(context)  # by now vLLM knows what they consist of
-        found = [event for event in two.manager.take_events() if event.medium.value == "STORAGE"]
-        assert [list(event.keys) for event in found] == [keys[1:]], (found, two.tier.numbers)
+        assert two.settled(keys[1:], context) == [HIT] * 3
+        assert not in_the_pool(two)
+        scheduled(two, context)
+        (found,) = in_the_pool(two)
+        assert (list(found.keys), found.removed) == (keys[1:], False)
+        two.manager.on_request_finished(context)
+        assert not in_the_pool(two)
+
+
+def case_a_request_that_is_never_scheduled_announces_nothing() -> None:
+    apart = salt()
+    with side(salt=apart) as one:
+        keys, context = request(one, 4, "a")
+        one.put(keys, context, 5)
+    with side(salt=apart, events=True) as two:
+        keys, context = request(two, 4, "a")
+        assert two.settled(keys, context) == [HIT] * 4
+        two.manager.on_request_finished(context)  # given up while it waited
+        assert not in_the_pool(two)
+        keys, context = anew(two, 4, "a")
+        two.lookup_all(keys, context)
+        assert not in_the_pool(two)  # nor what host memory has by now
+
+
+def case_what_host_memory_lost_again_is_not_announced() -> None:
+    apart = salt()
+    with side(salt=apart) as one:
+        keys, context = request(one, 2, "a")
+        one.put(keys, context, 5)
+    with side(salt=apart, events=True) as two:
+        keys, context = request(two, 2, "a")
+        assert two.settled(keys, context) == [HIT] * 2
+        drop_from_host_memory(two)
+        assert two.lookup_all(keys[:1], context) == [PENDING]  # it is loaded anew
+        scheduled(two, context)
+        announced = [key for event in in_the_pool(two) for key in event.keys]
+        assert keys[0] not in announced
+
+
+def drop_from_host_memory(side: Side) -> None:
+    side.until_idle()
+    side.manager.primary_tier.reset_cache()
+
+
+def case_after_a_reset_what_is_found_is_announced_anew() -> None:
+    with side(salt=salt(), events=True) as one:
+        keys, context = request(one, 3, "a")
+        one.put(keys, context, 5)
+        one.manager.reset_cache()
+        assert not in_the_pool(one)  # vLLM does not know any more what they are
+        keys, context = anew(one, 3, "a")
+        assert one.settled(keys, context) == [HIT] * 3
+        scheduled(one, context)
+        assert [list(event.keys) for event in in_the_pool(one) if not event.removed] == [keys]
+
+
+def case_what_is_announced_again_is_first_taken_back() -> None:
+    """Dynamo's router counts how often it was told of a block, and forgets it at a reset."""
+    with side(salt=salt(), events=True) as one:
+        keys, context = request(one, 3, "a")
+        one.put(keys, context, 5)
+        assert len(in_the_pool(one)) == 1
+        one.manager.primary_tier.reset_cache()
+        keys, context = anew(one, 3, "a")
+        assert one.settled(keys, context) == [HIT] * 3
+        scheduled(one, context)
+        again = [(event.removed, list(event.keys)) for event in in_the_pool(one)]
+        assert again == [(True, keys), (False, keys)]
+
+
+def case_what_ends_in_a_reset_is_not_announced() -> None:
+    with side(salt=salt(), events=True) as one:
+        keys, context = request(one, 3, "a")
+        output = one.manager.prepare_store(keys, context)
+        assert output is not None
+        one.manager.complete_store(keys, context)
+        one.manager.reset_cache()
+        one.step()
+        assert not in_the_pool(one)
+        assert one.tier.numbers.stored == 3
 
 
 def case_what_is_counted_is_what_was_defined() -> None:

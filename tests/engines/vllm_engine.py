@@ -2,6 +2,7 @@
 
     {"do": "generate", "prompt": [ids], "max_tokens": 8, "salt": "a"}
         → {"tokens": [...], "logprobs": [...], "cached": 4096, "seconds": 0.3, "metrics": {...}}
+      with "transfer": {...}, the kv_transfer_params of the request; those of its answer come back
     {"do": "metrics"} → {"metrics": {...}}
     {"do": "events"}  → {"events": [...]}  that the engine published since they were last asked for
     {"do": "forget"}  → {}            the engine's own caches are emptied, the pool's is not
@@ -45,6 +46,7 @@ def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
         ignore_eos=True,
         logprobs=1,
         detokenize=False,
+        extra_args={"kv_transfer_params": order["transfer"]} if "transfer" in order else None,
     )
     began = time.perf_counter()
     result = llm.generate([prompt], params, use_tqdm=False)[0]
@@ -58,6 +60,7 @@ def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
         "cached": result.num_cached_tokens,
         "seconds": seconds,
         "finish": output.finish_reason,
+        "transfer": result.kv_transfer_params,
     }
 
 

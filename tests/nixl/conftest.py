@@ -25,6 +25,7 @@ class Worker:
     """A process with NIXL imported that runs cases, each in a process of its own."""
 
     def __init__(self, python: Path, plugins: Path, repo: Path) -> None:
+        self.python = python
         self._plugins = plugins
         self._process = subprocess.Popen(
             [str(python), "-m", "tests.nixl.worker"],

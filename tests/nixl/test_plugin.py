@@ -86,7 +86,8 @@ def test_wrong_parameters_are_refused_with_a_sentence(
     empty.write_bytes(b"\n")
     sentences = {
         "did you mean 'namespace'?": {"namespcae": "x"},
-        "there is no such parameter; known are nodes": {"bucket": "x"},
+        "there is no such parameter; known are nodes": {"somewhere_else": "x"},
+        "only where the backend is created by the name OBJ": {"bucket": "x"},
         "is no key dialect": {"key_dialect": "hex"},
         "this version speaks TCP only": {"transport": "rdma"},
         "in this version the client verifies": {"verify": "server"},

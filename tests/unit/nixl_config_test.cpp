@@ -105,6 +105,90 @@ TEST_F(NixlConfigTest, AnEmptyValueIsNone) {
   EXPECT_EQ(settings->space, *space_of("default", Dialect::raw));
 }
 
+// ---- the name OBJ
+
+// What vLLM's own tier `obj` hands to NIXL.
+const Parameters kOfVllm = {{"bucket", "kv"},       {"endpoint_override", "http://s3:9000"},
+                            {"scheme", "http"},     {"access_key", "who"},
+                            {"secret_key", "word"}, {"session_token", "t"},
+                            {"region", "here"},     {"ca_bundle", "/ca"},
+                            {"num_threads", "4"}};
+
+TEST_F(NixlConfigTest, ByTheNameObjAStoresParametersAreTaken) {
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  const auto settings = load_settings(kOfVllm, environment(), kObjName);
+  ASSERT_TRUE(settings.has_value()) << settings.error().text;
+  EXPECT_EQ(settings->nodes, std::vector<std::string>{"e:1"});
+  EXPECT_EQ(settings->dialect, Dialect::obj);
+  EXPECT_EQ(settings->space, *space_of("llama/kv", Dialect::obj));
+  EXPECT_TRUE(settings->token.empty());
+}
+
+TEST_F(NixlConfigTest, ByTheNameObjOurOwnAreTakenBesideThem) {
+  Parameters given = kOfVllm;
+  given.insert({{"nodes", "p:1"}, {"namespace", "given"}, {"timeout_ms", "7"}});
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  const auto settings = load_settings(given, environment(), kObjName);
+  ASSERT_TRUE(settings.has_value()) << settings.error().text;
+  EXPECT_EQ(settings->nodes, std::vector<std::string>{"p:1"});
+  EXPECT_EQ(settings->space, *space_of("given/kv", Dialect::obj));
+  EXPECT_EQ(settings->timeout_ms, 7u);
+}
+
+TEST_F(NixlConfigTest, ByTheNameObjOtherBucketsAreOtherNamespaces) {
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  const auto none = load_settings({}, environment(), kObjName);
+  const auto one = load_settings({{"bucket", "one"}}, environment(), kObjName);
+  const auto two = load_settings({{"bucket", "two"}}, environment(), kObjName);
+  ASSERT_TRUE(none && one && two);
+  EXPECT_EQ(none->space, *space_of("llama", Dialect::obj));
+  EXPECT_NE(none->space, one->space);
+  EXPECT_NE(one->space, two->space);
+  // Who spells the 16 bytes has said all.
+  const std::string spelled = "hex:000102030405060708090a0b0c0d0e0f";
+  variables_["MEMKV_NAMESPACE"] = spelled;
+  const auto hex = load_settings({{"bucket", "one"}}, environment(), kObjName);
+  ASSERT_TRUE(hex.has_value()) << hex.error().text;
+  EXPECT_EQ(hex->space, *space_of(spelled, Dialect::obj));
+}
+
+TEST_F(NixlConfigTest, ByTheNameObjTheNamespaceHasToBeSaid) {
+  variables_["MEMKV_NODES"] = "e:1";
+  // `default` is what NIXL's list of our parameters hands to those who copy it.
+  for (const Parameters& given : {kOfVllm, Parameters{{"namespace", "default"}}}) {
+    const auto settings = load_settings(given, environment(), kObjName);
+    ASSERT_FALSE(settings.has_value());
+    EXPECT_EQ(settings.error().code, Code::invalid);
+    EXPECT_NE(settings.error().text.find("Set MEMKV_NAMESPACE"), std::string::npos);
+    EXPECT_NE(settings.error().text.find("llama-70b-rev2-tp8"), std::string::npos);
+  }
+}
+
+TEST_F(NixlConfigTest, ByTheNameObjTheDialectIsObj) {
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  for (const char* const said : {"", "raw", "obj"}) {
+    const auto settings = load_settings({{"key_dialect", said}}, environment(), kObjName);
+    ASSERT_TRUE(settings.has_value()) << settings.error().text;
+    EXPECT_EQ(settings->dialect, Dialect::obj);
+  }
+  const auto cmx = load_settings({{"key_dialect", "cmx"}}, environment(), kObjName);
+  ASSERT_FALSE(cmx.has_value());
+  EXPECT_NE(cmx.error().text.find("leave it out"), std::string::npos);
+}
+
+TEST_F(NixlConfigTest, AStoresParametersAreOfTheNameObjOnly) {
+  for (const char* const name : {"bucket", "access_key", "endpoint_override", "type"}) {
+    EXPECT_NE(refusal_of(name, "x").find("by the name OBJ"), std::string::npos) << name;
+  }
+  variables_["MEMKV_CONFIG"] = file("c.yaml", "bucket: kv\n");
+  EXPECT_NE(refusal({{"nodes", "a:1"}}).find("by the name OBJ"), std::string::npos);
+  // By that name, too, a word that nobody knows is refused.
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  const auto settings = load_settings({{"buckets", "kv"}}, environment(), kObjName);
+  ASSERT_FALSE(settings.has_value());
+  EXPECT_NE(settings.error().text.find("no such parameter"), std::string::npos);
+}
+
 TEST_F(NixlConfigTest, TheDefaultsAreWhatNothingGives) {
   variables_["MEMKV_NODES"] = "e:1";
   const Parameters defaults = default_parameters(environment());

@@ -1,0 +1,248 @@
+"""The meaning of SGLang's pages: the namespace that its settings amount to.
+
+SGLang's keys are hashes of tokens, and what it hands a backend beside them is a model's name and
+the parallel sizes. Other weights under that name, another type of the cache or another version
+would be read as if they were one's own. All of it stands in SGLang's own settings, which its
+runtime context holds; every one counts unless `_sglang_fields.py` says why not. What cannot be
+known is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from memkv_nixl._errors import ConfigError
+from memkv_nixl._namespace import Namespace
+from memkv_nixl.kvbm._settings import TierSettings
+from memkv_nixl.kvbm._sglang_fields import meaning_of
+from memkv_nixl.kvbm._weights import weights_digest
+
+# Formats whose loaders read the weights at the top of the model's folder, and nothing else.
+READ_THE_FOLDER = (
+    *("auto", "pt", "safetensors", "npcache", "mistral", "layered", "gguf"),
+    *("fastsafetensors", "instanttensor"),
+)
+# What may be said to these loaders that does not change which weights they load.
+_HOW_NOT_WHAT = {"enable_multithread_load", "num_threads"}
+# Settings that bring weights from elsewhere, and what they are where they do not.
+_BRING_OTHERS: dict[str, tuple[Any, ...]] = {
+    "custom_weight_loader": (None, []),
+    "modelopt_checkpoint_restore_path": (None,),
+    "checkpoint_engine_wait_weights_before_ready": (False, None),
+    "rl_quant_profile": (None,),
+    "weight_cache_mode": ("off", None),
+    "decrypted_config_file": (None,),
+    "decrypted_draft_config_file": (None,),
+    "kt_weight_path": (None,),
+    "uno_lora_path": (None,),
+    "modelexpress_config": (None,),
+}
+_NAME_THEM = 'Name them: "weights": "<a word that changes when they do>"'
+# Of a model's folder, what says how tokens are spelled and not how they are computed.
+_SPELLING = (
+    "tokenizer",
+    "vocab",
+    "special_tokens",
+    "added_tokens",
+    "chat_template",
+    "preprocessor",
+)
+
+
+class Settings:
+    """SGLang's settings as they are in effect, and a watch over its weights."""
+
+    def __init__(self) -> None:
+        """Raises ConfigError where they are not to be seen."""
+        from sglang.srt.arg_groups.arg_utils import namespace_of as groups_of
+        from sglang.srt.arg_groups.overrides import resolution_result
+        from sglang.srt.runtime_context import get_context, get_server_args
+
+        try:
+            arguments = get_server_args()
+            self._context = get_context()
+            self.groups: Mapping[str, str] = groups_of(type(arguments))
+            self._leaves = {name: self._context.config_leaf(name) for name in _WATCHED}
+        except (ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"MemKV cannot see SGLang's settings ({error}), and without them cannot tell which "
+                "weights computed a page. This happens when the backend is made by something "
+                "other than SGLang's scheduler"
+            ) from error
+        self.values = {name: resolution_result(arguments, name) for name in self.groups}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values.get(name)
+
+    @property
+    def weights_changed(self) -> bool:
+        """Whether SGLang was given other weights since it was started, as far as it notes that."""
+        return any(self._context.config_leaf(name) != was for name, was in self._leaves.items())
+
+
+_WATCHED = ("model_path", "load_format", "weight_version")
+
+
+def namespace_of(
+    said: Settings, storage: Any, settings: TierSettings, tag: str, engine: str
+) -> Namespace:
+    """The namespace of an engine's pages. Raises ConfigError for what cannot be told apart."""
+    _refuse_what_cannot_be_told(said, settings)
+    model = _place_of(said["model_path"], said["revision"], said["download_dir"], settings)
+    return Namespace(
+        model=_architecture_of(model),
+        revision=settings.weights or _weights_of(said, settings),
+        dtype=str(said["kv_cache_dtype"]),
+        quantization=str(said["quantization"] or ""),
+        layout=_layout(said, model, storage),
+        tokens_per_block=int(said["page_size"] or 1),
+        tp=storage.tp_size,
+        pp=storage.pp_size,
+        cp=storage.attn_cp_size,
+        engine=engine,
+        salt=f"{settings.salt}/{tag}" if tag else settings.salt,
+        generation=settings.generation,
+    )
+
+
+def _refuse_what_cannot_be_told(said: Settings, settings: TierSettings) -> None:
+    if said["enable_lora"] and settings.lora != "fixed":
+        raise ConfigError(
+            "SGLang serves LoRA adapters, and its keys say their names and paths only. If what "
+            'lies under a path never changes, say so with "lora": "fixed"; else run without MemKV'
+        )
+    if settings.weights:
+        return
+    for name, without in _BRING_OTHERS.items():
+        if said[name] not in without:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} may bring other weights than the model's. {_NAME_THEM}")
+    for name in ("load_format", "speculative_draft_load_format"):
+        _refuse_other_loaders(str(getattr(said[name], "value", said[name]) or "auto"))
+    extra = said["model_loader_extra_config"] or {}
+    extra = json.loads(extra) if isinstance(extra, str) else extra
+    unknown = set(extra) - _HOW_NOT_WHAT if isinstance(extra, Mapping) else {type(extra).__name__}
+    if unknown:
+        raise ConfigError(
+            f"--model-loader-extra-config says {', '.join(sorted(map(str, unknown)))}, which may "
+            f"name other weights than the model's folder holds. {_NAME_THEM}"
+        )
+
+
+def _refuse_other_loaders(name: str) -> None:
+    if name == "dummy":
+        raise ConfigError(f"SGLang makes up its weights (--load-format dummy). {_NAME_THEM}")
+    if name not in READ_THE_FOLDER:
+        raise ConfigError(
+            f"nobody can tell which files --load-format {name} loads; MemKV knows it of "
+            f"{', '.join(READ_THE_FOLDER)}. {_NAME_THEM}"
+        )
+
+
+def _weights_of(said: Settings, settings: TierSettings) -> str:
+    """A digest of the weights of the model, of its draft and of the cache's scales."""
+    with_code = bool(said["trust_remote_code"])
+    places = [(said["model_path"], said["revision"])]
+    draft = said["speculative_draft_model_path"]
+    if draft and draft != said["model_path"]:
+        places.append((draft, said["speculative_draft_model_revision"]))
+    digests = []
+    for path, revision in places:
+        place = _place_of(path, revision, said["download_dir"], settings)
+        digests.append(weights_digest(place, with_code=with_code))
+        if with_code:
+            _refuse_foreign_code(place, str(path))
+    if said["quantization_param_path"]:
+        digests.append(weights_digest(Path(said["quantization_param_path"])))
+    return "+".join(digests)
+
+
+def _refuse_foreign_code(place: Path, path: str) -> None:
+    """Raises ConfigError where a model's code lies in another repository."""
+    homes = _homes_in(_json_of(place / "config.json").get("auto_map"))
+    if homes - {path}:
+        raise ConfigError(
+            f"the model's code comes from {', '.join(sorted(homes))} (--trust-remote-code), where "
+            f"nobody looks whether it changed. {_NAME_THEM}"
+        )
+
+
+def _homes_in(value: Any) -> set[str]:
+    """The repositories that an auto_map names."""
+    if isinstance(value, Mapping):
+        return {home for item in value.values() for home in _homes_in(item)}
+    if isinstance(value, list):
+        return {home for item in value for home in _homes_in(item)}
+    home, found, _ = str(value).partition("--")
+    return {home} if found else set()
+
+
+def _place_of(path: str, revision: str | None, folder: str | None, settings: TierSettings) -> Path:
+    """Where a model lies on this machine."""
+    if Path(path).exists():
+        return Path(path)
+    from huggingface_hub import try_to_load_from_cache
+
+    held = try_to_load_from_cache(path, "config.json", cache_dir=folder, revision=revision)
+    if isinstance(held, str):
+        return Path(held).parent
+    if settings.weights:
+        return Path(path)
+    raise ConfigError(
+        f"weights: {path} is neither a folder nor in the Hugging Face cache here, so nobody can "
+        f"tell which weights these are. {_NAME_THEM}"
+    )
+
+
+def _architecture_of(model: Path) -> str:
+    named = _json_of(model / "config.json").get("architectures")
+    return "+".join(map(str, named)) if isinstance(named, list) and named else model.name
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # a single file, or a model of another make; its bytes are in the digest
+    return value if isinstance(value, dict) else {}
+
+
+def _configuration_of(model: Path) -> str:
+    """A digest of what a model's folder says about it beside its weights."""
+    if not model.is_dir():
+        return ""
+    whole = hashlib.sha256()
+    for file in sorted(model.glob("*.json")):
+        if not file.name.startswith(_SPELLING):
+            whole.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _layout(said: Settings, model: Path, storage: Any) -> str:
+    """Everything that decides how a page's bytes are computed, in one line.
+
+    How they are arranged in each host pool stands in the blocks' own keys.
+    """
+    settings = json.dumps(meaning_of(said.values, said.groups), sort_keys=True)
+    draft = said["speculative_draft_model_path"]
+    meaning = {
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
+        "model": _configuration_of(model),
+        "draft": _configuration_of(Path(draft)) if draft else "",
+        "mla": bool(storage.is_mla_model),
+        "device": _device(),
+    }
+    return json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+
+
+def _device() -> str:
+    """What the engine runs on, as far as it decides which kernels compute a page."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.version.hip or 'cuda'} {torch.cuda.get_device_capability()}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}"
