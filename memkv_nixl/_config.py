@@ -57,6 +57,7 @@ class NodeSettings:
     listen: str = "127.0.0.1:9900"
     advertise: str | None = None
     weight: int | None = None
+    map_file: str | None = None  # an agent's own way to hand memkvd the map
     hands: int | None = None
     segment_bytes: int | None = _size()
     rewrite_percent: int | None = None

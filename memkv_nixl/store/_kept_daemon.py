@@ -75,6 +75,12 @@ class KeptDaemon:
             self._process.wait_stopped()
         self.forget()
 
+    def read_map(self) -> None:
+        """Has it read its map file, if it runs; one that starts reads it by itself."""
+        if self.running is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.running.ended, signal.SIGHUP)
+
     def forget(self) -> None:
         """Lets go of one that ended, or that shall run on."""
         if self._process is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import random
 import secrets
@@ -31,6 +32,7 @@ from memkv_nixl._stat import parse_stats
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
+from memkv_nixl.store._map_file import write_map_file
 
 _log = logging.getLogger(__name__)
 _WEIGHT = 100  # memkvd's own default
@@ -61,7 +63,9 @@ class NodeAgent:
         self._settings = settings
         self._credentials = _credentials(settings)
         self._control = settings.control
-        self._folder = Path(settings.agent_dir)
+        self._folder = Path(settings.agent_dir).absolute()
+        self._map_file = self._folder / "map.frame"
+        settings = dataclasses.replace(settings, map_file=str(self._map_file))
         self._daemon = KeptDaemon(settings, self._folder)
         self._agent = secrets.token_bytes(16)
         self._membership = 0
@@ -193,11 +197,10 @@ class NodeAgent:
             stats = await self._numbers()
             if stats is not None:
                 sequence += 1
+                # What memkvd holds, not what it was handed: a map that it refused comes again.
+                held = min(stats.get("epoch", 0), self._map.epoch)
                 beat = pb.NodeHeartbeat(
-                    sequence=sequence,
-                    history=self._map.history,
-                    epoch=self._map.epoch,
-                    stats=stats,
+                    sequence=sequence, history=self._map.history, epoch=held, stats=stats
                 )
                 await _say(stream, pb.RegisterNodeRequest(heartbeat=beat))
             await asyncio.wait({reader}, timeout=self._interval_s)
@@ -230,10 +233,15 @@ class NodeAgent:
     # ---- the map
 
     def _take_map(self, fresh: map_pb2.ClusterMap) -> None:
+        known = (fresh.history, fresh.epoch) == (self._map.history, self._map.epoch)
+        if known and self._map_file.exists():
+            return  # memkvd was handed it, and its next STAT says so
         path = self._folder / "cluster.map"
         new = path.with_suffix(".new")
         new.write_bytes(fresh.SerializeToString())
         new.replace(path)
+        write_map_file(self._map_file, fresh)
+        self._daemon.read_map()
         self._map = fresh
         _log.info("the map of epoch %d has %d nodes", fresh.epoch, len(fresh.nodes))
 
