@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,8 +128,26 @@ def test_a_memkvd_that_dies_is_started_again(machine: Machine, plane: Served) ->
         we.wait_node(lambda node: node.stats.get("records_waiting", 1) == 0)
         we.wait_node(lambda node: node.stats.get("dirty_bytes", 1) == 0)
         machine.kill_memkvd()
-        we.wait_node(lambda node: node.stats["boot"] == 2)
+        node = we.wait_node(lambda node: node.stats["boot"] == 2)
+        assert node.stats["epoch"] > 1, "it goes on with the map that it was handed before"
         assert get(agent.address) == "ok"
+
+
+def test_memkvd_holds_the_map_and_keeps_it_for_a_broken_one(
+    machine: Machine, plane: Served
+) -> None:
+    with machine.agent(plane.address) as agent, operator(plane.address) as we:
+        we.wait_event("node_joined")
+        node = we.wait_node(lambda node: node.stats.get("epoch", 1) > 1)
+        assert (node.epoch, node.stats["map_nodes"]) == (node.stats["epoch"], 1)
+        we.drain(agent.address)
+        later = we.wait_node(lambda node: node.stats["epoch"] > 2 and node.epoch > 2)
+        assert later.stats["epoch"] == node.stats["epoch"] + 1
+        (machine.folder / "agent" / "map.frame").write_bytes(b"no map")
+        os.kill(agent.said["pid"], signal.SIGHUP)
+        after = we.wait_node(lambda node: node.stats["maps_refused"] == 1)
+        assert after.stats["epoch"] == later.stats["epoch"]
+        assert put(agent.address) == "ok"
 
 
 def test_other_settings_are_another_memkvd(machine: Machine, plane: Served) -> None:
