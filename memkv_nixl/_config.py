@@ -1,7 +1,7 @@
 """Configuration: one YAML file, then environment variables, then flags; the later wins.
 
-The file is named by --config or MEMKV_CONFIG. Its keys are the fields of `Settings`; `node`
-holds those of `NodeSettings`:
+The file is named by --config or MEMKV_CONFIG. Its keys are the fields of `Settings`; the sections
+`node` and `control` hold those of `NodeSettings` and `ControlSettings`:
 
     nodes: [10.0.0.7:9900, 10.0.0.8:9900]
     namespace: llama-70b
@@ -10,6 +10,8 @@ holds those of `NodeSettings`:
       device: /dev/nvme0n1
       dram: 16GiB
       listen: 127.0.0.1:9900
+    control:
+      listen: 127.0.0.1:9910
 
 An environment variable is MEMKV_ and the name in capitals (MEMKV_NODES="a:1,b:2",
 MEMKV_NODE_DEVICE=…). A setting of the file or of flags that is not known is refused by name; other
@@ -40,6 +42,11 @@ def _size(default: int | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"size": True})
 
 
+def _agents(default: str | None = None) -> Any:
+    """Of a setting that memkvd knows nothing of."""
+    return dataclasses.field(default=default, metadata={"agent": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class NodeSettings:
     """What `memkv node serve` starts memkvd with."""
@@ -50,6 +57,7 @@ class NodeSettings:
     listen: str = "127.0.0.1:9900"
     advertise: str | None = None
     weight: int | None = None
+    map_file: str | None = None  # an agent's own way to hand memkvd the map
     hands: int | None = None
     segment_bytes: int | None = _size()
     rewrite_percent: int | None = None
@@ -59,6 +67,28 @@ class NodeSettings:
     buffered: bool = False
     insecure: bool = False
     log_json: bool = False
+    # Under a control plane: who it is, what the agent keeps, what fails together with this node.
+    control: str | None = _agents()
+    agent_dir: str = _agents("memkv-node")
+    failure_domain: str = _agents("")
+    tls_cert: str | None = _agents()
+    tls_key: str | None = _agents()
+    tls_ca: str | None = _agents()
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlSettings:
+    """What `memkv control serve` runs with."""
+
+    listen: str = "127.0.0.1:9910"
+    state: str = "memkv-control"  # the folder that the control plane's memory is kept in
+    heartbeat_ms: int = 1000
+    deadline_ms: int = 5000
+    lost_after_ms: int = 60_000
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    insecure: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +105,10 @@ class Settings:
     transport: str | None = None
     verify: str | None = None
     node: NodeSettings = dataclasses.field(default_factory=NodeSettings)
+    control: ControlSettings = dataclasses.field(default_factory=ControlSettings)
+
+
+_SECTIONS: dict[str, type[Any]] = {"node": NodeSettings, "control": ControlSettings}
 
 
 def load_settings(
@@ -86,15 +120,16 @@ def load_settings(
     """The settings out of the file, the environment and `flags` (where None is not given)."""
     env = os.environ if environment is None else environment
     path = config or env.get("MEMKV_CONFIG")
-    merged: dict[str, Any] = {"node": {}}
+    merged: dict[str, Any] = {name: {} for name in _SECTIONS}
     layers: list[tuple[Mapping[str, Any], str]] = []
     if path:
         layers.append((_from_file(path), f"{path}: "))
     layers += [(_from_environment(env), "environment: "), (flags, "")]
     for layer, source in layers:
         _merge(merged, layer, source)
-    node = _build(NodeSettings, merged.pop("node"))
-    settings = dataclasses.replace(_build(Settings, merged), node=node)
+    for name, model in _SECTIONS.items():
+        merged[name] = _build(model, merged[name])
+    settings = _build(Settings, merged)
     _check(settings)
     return settings
 
@@ -130,28 +165,34 @@ def _from_file(path: str) -> dict[str, Any]:
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"node": {}}
+    found: dict[str, Any] = {name: {} for name in _SECTIONS}
     for field in dataclasses.fields(Settings):
-        if field.name != "node" and (value := env.get(f"MEMKV_{field.name.upper()}")):
+        if field.name not in _SECTIONS and (value := env.get(f"MEMKV_{field.name.upper()}")):
             found[field.name] = value
-    for field in dataclasses.fields(NodeSettings):
-        if value := env.get(f"MEMKV_NODE_{field.name.upper()}"):
-            found["node"][field.name] = value
+    for section, model in _SECTIONS.items():
+        for field in dataclasses.fields(model):
+            if value := env.get(f"MEMKV_{section.upper()}_{field.name.upper()}"):
+                found[section][field.name] = value
     return found
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any], source: str) -> None:
-    node = layer.get("node")
-    if node is not None and not isinstance(node, Mapping):
-        raise ConfigError(f"{source}node must be a section of `name: value` lines")
     for name, value in layer.items():
         _known(Settings, name, source)
-        if name != "node" and value is not None:
+        if name in _SECTIONS:
+            _merge_section(into[name], name, value, source)
+        elif value is not None:
             into[name] = _convert(Settings, name, value, source)
-    for name, value in (node or {}).items():
-        _known(NodeSettings, name, f"{source}node.")
+
+
+def _merge_section(into: dict[str, Any], section: str, layer: Any, source: str) -> None:
+    if layer is not None and not isinstance(layer, Mapping):
+        raise ConfigError(f"{source}{section} must be a section of `name: value` lines")
+    model = _SECTIONS[section]
+    for name, value in (layer or {}).items():
+        _known(model, name, f"{source}{section}.")
         if value is not None:
-            into["node"][name] = _convert(NodeSettings, name, value, f"{source}node.")
+            into[name] = _convert(model, name, value, f"{source}{section}.")
 
 
 def _known(model: type[Any], name: str, source: str) -> None:
@@ -243,3 +284,22 @@ def _check(settings: Settings) -> None:
         if value is not None and not 1 <= value <= TIMEOUT_MS_MAX:
             raise ConfigError(f"{name}: {value} is not between 1 and {TIMEOUT_MS_MAX}")
     check_address(settings.node.listen, "node.listen")
+    if settings.node.control is not None:
+        check_address(settings.node.control, "node.control")
+    _check_control(settings.control)
+
+
+def _check_control(control: ControlSettings) -> None:
+    check_address(control.listen, "control.listen")
+    if not 10 <= control.heartbeat_ms <= 60_000:
+        raise ConfigError(f"control.heartbeat_ms: {control.heartbeat_ms} is not 10 to 60000")
+    if control.deadline_ms < 2 * control.heartbeat_ms:
+        raise ConfigError(
+            f"control.deadline_ms: {control.deadline_ms} leaves no room for a lost heartbeat; "
+            f"write at least {2 * control.heartbeat_ms}, twice heartbeat_ms"
+        )
+    if not control.deadline_ms <= control.lost_after_ms <= TIMEOUT_MS_MAX:
+        raise ConfigError(
+            f"control.lost_after_ms: {control.lost_after_ms} is not between deadline_ms "
+            f"({control.deadline_ms}) and {TIMEOUT_MS_MAX}"
+        )

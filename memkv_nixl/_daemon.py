@@ -40,6 +40,8 @@ def memkvd_flags(settings: NodeSettings) -> list[str]:
     """The daemon's flags for these settings."""
     flags: list[str] = []
     for field in dataclasses.fields(settings):
+        if field.metadata.get("agent"):
+            continue
         value = getattr(settings, field.name)
         name = f"--{field.name.replace('_', '-')}"
         if value is True:

@@ -32,6 +32,15 @@ def namespace_id(name: str) -> bytes:
     return hashlib.blake2b(text, digest_size=16, person=b"memkv.namespace").digest()
 
 
+def dialect_id(namespace: bytes, dialect: str) -> bytes:
+    """The 16 bytes of a namespace whose keys are spelled so (docs/formats/object-key.md)."""
+    if dialect in ("raw", "full"):
+        return namespace
+    return hashlib.blake2b(
+        namespace + dialect.encode(), digest_size=16, person=b"memkv.dialect"
+    ).digest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Namespace:
     """One meaning of bytes: two namespaces are equal exactly when their blocks may be mixed.

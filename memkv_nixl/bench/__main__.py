@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from memkv_nixl.bench import _nixl, _path
+from memkv_nixl.bench import _control, _nixl, _path
 
 
 def main() -> int:
@@ -14,6 +14,7 @@ def main() -> int:
     benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
     _path.add_command(benches)
     _nixl.add_command(benches)
+    _control.add_command(benches)
     args = parser.parse_args()
     return int(args.run(args))
 

@@ -12,7 +12,17 @@ from collections.abc import Sequence
 
 from memkv_nixl import __version__
 from memkv_nixl._errors import ConfigError, MemKVError, MissError, UsageError
-from memkv_nixl.cli import _blocks, _demo, _doctor, _engine_config, _node, _plugins, _status, _up
+from memkv_nixl.cli import (
+    _blocks,
+    _control,
+    _demo,
+    _doctor,
+    _engine_config,
+    _node,
+    _plugins,
+    _status,
+    _up,
+)
 from memkv_nixl.cli._output import Output
 
 EXIT_OK = 0
@@ -57,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one JSON document on standard output")
     common.add_argument("--config", metavar="FILE", help="a YAML file of settings")
-    for group in (_up, _demo, _doctor, _engine_config, _plugins, _node, _blocks, _status):
+    groups = (_up, _demo, _doctor, _engine_config, _plugins, _node, _control, _blocks, _status)
+    for group in groups:
         group.add_commands(commands, common)
     return parser

@@ -131,7 +131,7 @@ def _step(name: str, answer: dict[str, Any], hits: int) -> dict[str, Any]:
 def _wait_flushed(cluster: Cluster) -> None:
     """Until every block is on its node's device: a kill -9 costs what is only in DRAM."""
     from memkv_nixl._native import Client
-    from memkv_nixl.cli._status import parse_stats
+    from memkv_nixl._stat import parse_stats
 
     client = Client(list(cluster.addresses), name="memkv-demo")
     try:

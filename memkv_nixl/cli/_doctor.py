@@ -81,7 +81,7 @@ def check_nodes(nodes: Sequence[str], timeout_ms: int) -> Iterator[Check]:
         return
     from memkv_nixl._errors import MemKVError
     from memkv_nixl._native import Client
-    from memkv_nixl.cli._status import parse_stats
+    from memkv_nixl._stat import parse_stats
 
     client = Client(list(nodes), name="memkv-doctor", timeout_ms=timeout_ms)
     try:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memkv_nixl._config import load_settings
+from memkv_nixl._config import NodeSettings, load_settings
 from memkv_nixl._daemon import memkvd_flags, memkvd_path
 from memkv_nixl._errors import ConfigError
+from memkv_nixl.cli._logs import log_to_stderr
 from memkv_nixl.cli._output import Output
+
+if TYPE_CHECKING:
+    from memkv_nixl.store._kept_daemon import Running
+
+INSTALL = "pip install 'memkv-nixl[control]'"
 
 _SIZES = {
     "capacity": "of a file to make or grow (default: as large as the device is)",
@@ -29,6 +36,14 @@ _NUMBERS = {
     "rewrite_percent": "of a segment that may be kept when it is reclaimed",
     "index_flush_ms": "how long index records may wait for the device",
 }
+_AGENTS = {
+    "control": "HOST:PORT of a control plane to register with; an agent then keeps memkvd running",
+    "agent_dir": "the folder of the agent's files and memkvd's log (default: memkv-node)",
+    "failure_domain": "what fails together with this node, say a rack",
+    "tls_cert": "the agent's certificate for the control plane, a PEM file",
+    "tls_key": "the certificate's key, a PEM file",
+    "tls_ca": "who signs the control plane's certificate, a PEM file",
+}
 _SWITCHES = {
     "format": "overwrite whatever the device holds",
     "buffered": "do without O_DIRECT where the file system has none",
@@ -44,9 +59,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "serve",
         parents=[common],
         help="serve blocks from a device until SIGTERM",
-        epilog="With --json, one line with the address when it serves, and JSON logs.",
+        epilog="With --json, one line with the address when it serves, and JSON logs. Without "
+        "--control this process becomes memkvd. With it, an agent starts memkvd, or goes on with "
+        "the one that runs; SIGTERM stops both, and memkvd outlives an agent that is killed.",
     )
-    for group, kind in ((_SIZES, "SIZE"), (_TEXTS, "TEXT"), (_NUMBERS, "N")):
+    for group, kind in ((_SIZES, "SIZE"), (_TEXTS, "TEXT"), (_NUMBERS, "N"), (_AGENTS, "TEXT")):
         for name, text in group.items():
             serve.add_argument(f"--{name.replace('_', '-')}", metavar=kind, help=text)
     for name, text in _SWITCHES.items():
@@ -55,7 +72,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace, output: Output) -> None:
-    names = [*_SIZES, *_TEXTS, *_NUMBERS, *_SWITCHES]
+    names = [*_SIZES, *_TEXTS, *_NUMBERS, *_AGENTS, *_SWITCHES]
     given = {name: getattr(args, name) for name in names}
     settings = load_settings({"node": given}, config=args.config).node
     if settings.device is None:
@@ -64,6 +81,9 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
             "--capacity), set MEMKV_NODE_DEVICE, or write `node: {device: …}` into the "
             "configuration file"
         )
+    if settings.control is not None:
+        _serve_under_control(settings, output)
+        return
     binary = memkvd_path()
     flags = memkvd_flags(settings)
     if output.as_json:
@@ -73,3 +93,23 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
     sys.stdout.flush()
     # The daemon takes this process's place: signals and the exit code are its own.
     os.execv(binary, [str(binary), *flags])  # noqa: S606 - no shell is wanted
+
+
+def _serve_under_control(settings: NodeSettings, output: Output) -> None:
+    try:
+        from memkv_nixl.store._node_agent import serve
+    except ImportError as error:
+        raise ConfigError(
+            f"node.control: this needs gRPC, which is not here ({error}): {INSTALL}"
+        ) from error
+    as_json = output.as_json or settings.log_json
+    log_to_stderr(settings.log_level or "info", as_json=as_json)
+
+    def ready(running: Running) -> None:
+        how = "goes on with" if running.adopted else "started"
+        output.answer(
+            {"address": running.address, "pid": running.pid, "adopted": running.adopted},
+            [f"The agent {how} memkvd, process {running.pid}, on {running.address}."],
+        )
+
+    asyncio.run(serve(settings, ready))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import Any
 
 from memkv_nixl._errors import MemKVError
 from memkv_nixl._sizes import format_size
+from memkv_nixl._stat import parse_stats
 from memkv_nixl.cli._output import Output, table
 from memkv_nixl.cli._pool import Pool, open_pool, pool_flags
 
@@ -33,21 +33,6 @@ def _ask(pool: Pool, index: int, address: str) -> dict[str, Any]:
     except MemKVError as error:
         return {"address": address, "reachable": False, "code": error.code, "error": str(error)}
     return {"address": address, "reachable": True, "stats": parse_stats(text)}
-
-
-def parse_stats(text: str) -> dict[str, int | float | str]:
-    """Lines of `name value` as a mapping; numbers become numbers."""
-    stats: dict[str, int | float | str] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        stats[name] = _number(value)
-    return stats
-
-
-def _number(text: str) -> int | float | str:
-    if re.fullmatch(r"\d+", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"\d+\.\d+", text) else text
 
 
 def _human(rows: list[dict[str, Any]]) -> list[str]:

@@ -52,7 +52,7 @@ constexpr std::array<std::string_view, 16> kStoreParameters = {
     "num_threads",   "throughput_target_gbps"};
 
 // What else stands in the file and is for others.
-constexpr std::array<std::string_view, 1> kSectionsOfOthers = {"node"};
+constexpr std::array<std::string_view, 2> kSectionsOfOthers = {"node", "control"};
 
 struct Given {
   std::string value;

@@ -129,6 +129,8 @@ constexpr std::array kFlags = std::to_array<Flag>({
      [](Flags& f, std::string_view v) { return set_address(f.advertise, v, false); }},
     {"weight", "N", "its share of the blocks, beside other nodes' weights; default: 100",
      [](Flags& f, std::string_view v) { return set_number(f.weight, v, 0, kWeightMax); }},
+    {"map-file", "PATH", "the map of the pool, read at the start and at SIGHUP; default: none",
+     [](Flags& f, std::string_view v) { return set_text(f.map_file, v); }},
     {"hands", "N",
      "threads that move bytes; default: none on 1 or 2 cores, else one less than cores, at most 8",
      [](Flags& f, std::string_view v) { return set_number(f.hands, v, 0, kHandsMax); }},

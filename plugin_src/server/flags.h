@@ -20,6 +20,7 @@ struct Flags {
   std::string listen = "127.0.0.1:9900";
   std::string advertise;
   std::uint32_t weight = 100;
+  std::string map_file;  // empty: this node is alone
   unsigned hands = 0;
   bool format = false;
   bool buffered = false;

@@ -82,7 +82,7 @@ void Gets::got(std::uint64_t request, std::uint32_t index, Result<Pinned> pinned
 void Gets::answer_failure(std::uint64_t request, std::uint32_t index, Code code) {
   Request& whole = requests_.at(request);
   Item& item = whole.items[index];
-  wire::GetBlock reply{.epoch = kStaticEpoch, .item = index, .code = code};
+  wire::GetBlock reply{.epoch = session_.server.epoch, .item = index, .code = code};
   if (code == Code::invalid) {
     // The range leaves the block: the reader learns how long it is.
     const BlockId id{.tenant = session_.tenant, .space = whole.space, .key = item.what.key};
@@ -109,7 +109,7 @@ void Gets::ship(std::uint64_t request, std::uint32_t index, Pinned pinned) {
   const std::span<std::byte> crc_bytes(crcs.data(), pinned.crcs.size_bytes());
   wire::store_crcs(pinned.crcs, crc_bytes);
   session_.send(wire::Type::get_block, request,
-                wire::GetBlock{.epoch = kStaticEpoch,
+                wire::GetBlock{.epoch = session_.server.epoch,
                                .item = index,
                                .code = Code::ok,
                                .incarnation = pinned.incarnation,

@@ -24,6 +24,7 @@
 #include "device/device.h"
 #include "engine/store.h"
 #include "server/flags.h"
+#include "server/map_file.h"
 #include "server/server.h"
 #include "transport/transport.h"
 
@@ -72,6 +73,7 @@ class Daemon {
   void opened(Result<std::unique_ptr<Store>> store);
   [[nodiscard]] Result<void> serve();
   [[nodiscard]] Result<void> announce();
+  void read_map();
   void on_signal();
   void give_up(const Status& why);
 
@@ -131,6 +133,7 @@ Result<void> Daemon::watch_signals() {
   ::sigemptyset(&set);
   ::sigaddset(&set, SIGTERM);
   ::sigaddset(&set, SIGINT);
+  if (!flags_.map_file.empty()) ::sigaddset(&set, SIGHUP);
   signals_ = Descriptor(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (signals_.get() < 0) return fail(Code::internal, "no signalfd: " + errno_text(errno));
   return loop_->watch(signals_.get(), EPOLLIN, [this](unsigned) { on_signal(); });
@@ -154,6 +157,7 @@ Result<void> Daemon::serve() {
   auto server = Server::start(std::move(options), *store_, *network_, *loop_, system_random());
   if (!server) return fail(server.error());
   server_ = std::move(*server);
+  read_map();
   const StoreStats stats = store_->stats();
   log(LogLevel::info, "serves on " + server_->address() +
                           (flags_.advertise.empty() ? "" : " as " + flags_.advertise) + ": " +
@@ -167,6 +171,16 @@ Result<void> Daemon::serve() {
                                " may read and write every block");
   }
   return announce();
+}
+
+void Daemon::read_map() {
+  if (flags_.map_file.empty() || server_ == nullptr) return;
+  auto found = read_map_file(flags_.map_file);
+  if (!found) {
+    server_->take_map(fail(found.error()));
+  } else if (*found) {
+    server_->take_map(std::move(**found));
+  }
 }
 
 Result<void> Daemon::announce() {
@@ -185,6 +199,10 @@ Result<void> Daemon::announce() {
 void Daemon::on_signal() {
   signalfd_siginfo info{};
   if (::read(signals_.get(), &info, sizeof info) != static_cast<ssize_t>(sizeof info)) return;
+  if (info.ssi_signo == SIGHUP) {
+    read_map();
+    return;
+  }
   if (stopping_) {
     log(LogLevel::warning, "a second signal: ends at once");
     std::_Exit(kExitRefused);
@@ -225,12 +243,13 @@ void raise_descriptor_limit() {
 }
 
 // Before any thread starts, so that all of them inherit it.
-void block_signals() {
+void block_signals(const Flags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   ::sigemptyset(&set);
   ::sigaddset(&set, SIGTERM);
   ::sigaddset(&set, SIGINT);
+  if (!flags.map_file.empty()) ::sigaddset(&set, SIGHUP);
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
@@ -251,7 +270,7 @@ void block_signals() {
   }
   set_log_level(flags->log_level);
   if (flags->log_json) set_log_sink(log_as_json);
-  block_signals();
+  block_signals(*flags);
   raise_descriptor_limit();
   return Daemon(std::move(*flags)).run();
 }

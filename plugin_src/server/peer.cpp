@@ -108,7 +108,7 @@ Result<void> Peer::on_auth(const wire::Header& header, std::span<const std::byte
   send(wire::Type::welcome, 0,
        wire::Welcome{.node = server.node,
                      .boot = server.store.stats().boot,
-                     .epoch = kStaticEpoch,
+                     .epoch = server.epoch,
                      .transports = wire::kTransportTcp,
                      .batch_max = kBatchMax,
                      .items_max = kItemsMax,
@@ -217,8 +217,12 @@ void Peer::answer_stat(std::uint64_t request) {
 }
 
 void Peer::answer_map(std::uint64_t request) {
+  if (!server.map.empty()) {
+    link->send(wire::Type::map_reply, request, server.map);
+    return;
+  }
   std::array<std::byte, wire::kSmallBodyMax> buffer;
-  wire::MapReplyWriter writer(buffer, wire::MapHead{.epoch = kStaticEpoch});
+  wire::MapReplyWriter writer(buffer, wire::MapHead{.epoch = server.epoch});
   const wire::MapNode self{
       .node = server.node, .weight = server.options.weight, .address = server.address};
   if (!writer.add(self)) log(LogLevel::error, "the address '" + server.address + "' fits no MAP");

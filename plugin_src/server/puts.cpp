@@ -165,7 +165,7 @@ void Puts::done(std::uint64_t request, std::uint32_t index, Code code, std::uint
   session_.send(
       wire::Type::put_done, request,
       wire::PutDone{
-          .epoch = kStaticEpoch, .item = index, .code = code, .incarnation = incarnation});
+          .epoch = session_.server.epoch, .item = index, .code = code, .incarnation = incarnation});
   Item& item = requests_.at(request).items[index];
   bytes_granted_ -= item.what.length;
   end(request, item);

@@ -28,7 +28,7 @@ Result<void> Scans::begin_match(std::uint64_t request, std::span<const std::byte
   constexpr std::uint64_t kMost = std::numeric_limits<std::uint32_t>::max();
   scan->found.emplace(scan->reply,
                       wire::MatchReplyHead{
-                          .epoch = kStaticEpoch,
+                          .epoch = session_.server.epoch,
                           .queue_delay_us = static_cast<std::uint32_t>(std::min(delay_us, kMost))});
   session_.server.counters.match_keys += reader->count();
   add(request, std::move(scan));
@@ -119,7 +119,7 @@ void Scans::dropped(std::uint64_t request, std::uint64_t serial, std::uint32_t i
 
 void Scans::send_dropped(std::uint64_t request, const Scan& scan) {
   std::vector<std::byte> reply(reply_bytes(scan.drop->count()));
-  wire::DropReplyWriter writer(reply, wire::DropReplyHead{.epoch = kStaticEpoch});
+  wire::DropReplyWriter writer(reply, wire::DropReplyHead{.epoch = session_.server.epoch});
   for (const Code code : scan.dropped) {
     const bool fits = writer.add(wire::DropCode{.code = code});
     MEMKV_CHECK(fits, "the reply was made for every key");

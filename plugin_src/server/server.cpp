@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "base/fingerprint.h"
@@ -33,6 +34,7 @@ class ServerImpl final : public Server {
   [[nodiscard]] Result<void> listen(Network& network);
   [[nodiscard]] std::string address() const override { return bound_; }
   void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) override;
+  void take_map(Result<std::vector<std::byte>> body) override;
   [[nodiscard]] std::string stats_text() const override;
 
  private:
@@ -117,6 +119,25 @@ void ServerImpl::post_stopped() {
   context_.executor.cancel(std::exchange(drain_, 0));
   context_.executor.cancel(std::exchange(tick_, 0));
   if (stopped_) context_.executor.post(std::exchange(stopped_, {}));
+}
+
+void ServerImpl::take_map(Result<std::vector<std::byte>> body) {
+  std::optional<Status> wrong;
+  if (!body) {
+    wrong = body.error();
+  } else if (const auto map = wire::MapReplyReader::open(*body); !map) {
+    wrong = map.error();
+  } else if (map->head().epoch > context_.epoch) {
+    context_.epoch = map->head().epoch;
+    context_.map_nodes = map->count();
+    context_.map = std::move(*body);
+    log(LogLevel::info, "holds the map of epoch " + std::to_string(context_.epoch) + " with " +
+                            std::to_string(context_.map_nodes) + " nodes");
+  }
+  if (!wrong) return;
+  ++context_.maps_refused;
+  log(LogLevel::error,
+      "keeps the map of epoch " + std::to_string(context_.epoch) + ": " + wrong->message());
 }
 
 std::string ServerImpl::stats_text() const {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/executor.h"
 #include "base/identity.h"
@@ -53,6 +54,9 @@ class Server {
   // Takes no new peers, lets begun requests end until `grace_ms`, closes every link, then calls
   // `stopped`. The store is untouched.
   virtual void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) = 0;
+  // Holds this map from now on when it is newer than the one it holds: the body of a MAP_REPLY, or
+  // why there is none. What is refused is counted.
+  virtual void take_map(Result<std::vector<std::byte>> body) = 0;
   // What STAT answers: lines of `name value`, the store's numbers among them.
   [[nodiscard]] virtual std::string stats_text() const = 0;
 };

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "engine/store.h"
 #include "server/server.h"
@@ -41,6 +42,10 @@ struct ServerContext {
   std::uint64_t get_delay_ns =
       0;  // from asking the store for a block to having it; a moving average
   bool stopping = false;
+  std::uint32_t epoch = kStaticEpoch;
+  std::vector<std::byte> map;  // the body of MAP_REPLY; empty: this node alone
+  std::uint32_t map_nodes = 1;
+  std::uint64_t maps_refused = 0;
 
   [[nodiscard]] std::uint64_t now_ns() const { return executor.clock().now_ns(); }
 };

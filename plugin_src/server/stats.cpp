@@ -23,7 +23,9 @@ void add_server(Lines& lines, const ServerContext& context, const ServerNow& now
   lines.add("address", context.address);
   lines.add("node", context.node);
   lines.add("weight", context.options.weight);
-  lines.add("epoch", kStaticEpoch);
+  lines.add("epoch", context.epoch);
+  lines.add("map_nodes", context.map_nodes);
+  lines.add("maps_refused", context.maps_refused);
   lines.add("uptime_ms", now.uptime_ms);
   lines.add("stopping", context.stopping ? 1 : 0);
 

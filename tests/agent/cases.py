@@ -107,7 +107,7 @@ def case_offsets() -> None:
 
 def case_groups_lie_together() -> None:
     from memkv_nixl._native import Client
-    from memkv_nixl.cli._status import parse_stats
+    from memkv_nixl._stat import parse_stats
 
     with own_nodes(4) as (agent, cluster):
         assert agent.put(names(32), [block(i, 1000) for i in range(32)], group="run") == [OK] * 32

@@ -106,6 +106,8 @@ TEST(Flags, AllOfThemAreRead) {
                             "store:9900",
                             "--weight",
                             "7",
+                            "--map-file",
+                            "/run/map",
                             "--hands",
                             "0",
                             "--format",
@@ -129,6 +131,7 @@ TEST(Flags, AllOfThemAreRead) {
   EXPECT_EQ(flags->listen, "[::1]:0");
   EXPECT_EQ(flags->advertise, "store:9900");
   EXPECT_EQ(flags->weight, 7U);
+  EXPECT_EQ(flags->map_file, "/run/map");
   EXPECT_EQ(flags->hands, 0U);
   EXPECT_TRUE(flags->format && flags->buffered && flags->insecure && flags->log_json);
   EXPECT_EQ(flags->segment_bytes, 256 * kMiB);

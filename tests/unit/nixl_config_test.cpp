@@ -269,7 +269,7 @@ TEST_F(NixlConfigTest, TheFileIsNamedInRefusals) {
 
 // ---- the reader of the file
 
-constexpr std::string_view kSections[] = {"node"};
+constexpr std::string_view kSections[] = {"node", "control"};
 
 std::map<std::string, std::string> read(const std::string& text) {
   const auto entries = parse_config(text, kSections);

@@ -15,7 +15,25 @@ namespace {
 
 using wire::Type;
 
-class ServerTest : public ServerWorldTest {};
+class ServerTest : public ServerWorldTest {
+ protected:
+  static Body map_of(std::uint32_t epoch, const std::vector<std::string>& addresses) {
+    Body bytes(kBodyBytesMax);
+    wire::MapReplyWriter writer(bytes, wire::MapHead{.epoch = epoch});
+    for (const std::string& address : addresses) {
+      EXPECT_TRUE(writer.add({.node = node_id_of(address), .weight = 1, .address = address}));
+    }
+    const auto body = writer.body();
+    return {body.begin(), body.end()};
+  }
+  [[nodiscard]] std::string line_of_stat(const std::string& name) const {
+    std::istringstream text(server_->stats_text());
+    for (std::string line; std::getline(text, line);) {
+      if (line.starts_with(name + " ")) return line.substr(name.size() + 1);
+    }
+    return "no such line";
+  }
+};
 
 // ---- the opening
 
@@ -44,6 +62,48 @@ TEST_F(ServerTest, SaysWhoItIs) {
   EXPECT_EQ(self.weight, 42U);
   EXPECT_EQ(self.address, "store-7.example:9900");
   EXPECT_EQ(server_->address(), "node:9900");
+}
+
+TEST_F(ServerTest, HandsOutTheMapItWasGiven) {
+  serve();
+  RawClient& before = client();
+  EXPECT_EQ(wire::decode_welcome(*before.find(Type::welcome, 0))->epoch, 1U);
+  const Body map = map_of(7, {"a:1", "b:1"});
+  server_->take_map(map);
+  EXPECT_EQ(line_of_stat("epoch"), "7");
+  EXPECT_EQ(line_of_stat("map_nodes"), "2");
+  EXPECT_EQ(wire::decode_welcome(*client().find(Type::welcome, 0))->epoch, 7U);
+  before.say(Type::map, 1);
+  ASSERT_TRUE(runs_until([&] { return before.count(Type::map_reply, 1) == 1; }));
+  EXPECT_EQ(*before.find(Type::map_reply, 1), map);
+
+  // Every answer of a connection that is older than the map names it, too.
+  Body keys(kBodyBytesMax);
+  wire::DropWriter drop(keys, Namespace{});
+  const Body key = key_of(0);
+  ASSERT_TRUE(drop.add({key}));
+  before.say_body(Type::drop, 2, drop.body());
+  ASSERT_TRUE(runs_until([&] { return before.count(Type::drop_reply, 2) == 1; }));
+  EXPECT_EQ(wire::DropReplyReader::open(*before.find(Type::drop_reply, 2))->head().epoch, 7U);
+}
+
+TEST_F(ServerTest, KeepsItsMapForAnOlderOrABrokenOne) {
+  serve();
+  const Body map = map_of(7, {"a:1"});
+  server_->take_map(map);
+  server_->take_map(map_of(7, {"b:1"}));
+  server_->take_map(map_of(6, {"c:1", "d:1"}));
+  EXPECT_EQ(line_of_stat("maps_refused"), "0");
+  Body broken = map_of(9, {"e:1"});
+  broken.pop_back();
+  server_->take_map(broken);
+  server_->take_map(fail(Code::protocol, "no frame"));
+  EXPECT_EQ(line_of_stat("maps_refused"), "2");
+  EXPECT_EQ(line_of_stat("epoch"), "7");
+  RawClient& peer = client();
+  peer.say(Type::map, 1);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::map_reply, 1) == 1; }));
+  EXPECT_EQ(*peer.find(Type::map_reply, 1), map);
 }
 
 TEST_F(ServerTest, ChallengesEveryPeerWithANonceOfItsOwn) {

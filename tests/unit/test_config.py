@@ -33,6 +33,16 @@ def test_the_later_wins(tmp_path: Path) -> None:
     assert (settings.node.capacity, settings.node.weight) == (1 << 30, 7)
 
 
+def test_sections_are_merged_like_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "memkv.yaml"
+    file.write_text("control: {listen: 'a:1', state: /s}\nnode: {control: 'a:1'}\n")
+    env = {"MEMKV_CONTROL_LISTEN": "b:2", "MEMKV_NODE_CONTROL": "b:2"}
+    flags = {"control": {"listen": "c:3", "state": None}}
+    settings = load_settings(flags, config=str(file), environment=env)
+    assert (settings.control.listen, settings.control.state) == ("c:3", "/s")
+    assert settings.node.control == "b:2"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -48,6 +58,13 @@ def test_the_later_wins(tmp_path: Path) -> None:
         ("node: {listen: 'h:70000'}\n", "HOST:PORT"),
         ("node: {devise: /x}\n", "did you mean 'device'"),
         ("namespace: [x]\n", "not text"),
+        ("control: 3\n", "control must be a section"),
+        ("control: {listem: 'a:1'}\n", "control.listem: there is no such setting; did you mean"),
+        ("control: {listen: 9910x}\n", "control.listen"),
+        ("control: {heartbeat_ms: 5}\n", "control.heartbeat_ms: 5 is not 10 to 60000"),
+        ("control: {deadline_ms: 1500}\n", "at least 2000"),
+        ("control: {lost_after_ms: 4000}\n", "control.lost_after_ms"),
+        ("node: {control: here}\n", "node.control"),
         ("nodes: [a:1\n", "not YAML"),
     ],
 )

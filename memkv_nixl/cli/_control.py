@@ -1,0 +1,77 @@
+"""`memkv control`: the control plane, and what it says and does."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from typing import Any
+
+from memkv_nixl._config import ControlSettings, load_settings
+from memkv_nixl._errors import ConfigError
+from memkv_nixl.cli._logs import log_to_stderr
+from memkv_nixl.cli._node import INSTALL
+from memkv_nixl.cli._output import Output
+
+_TEXTS = {
+    "listen": "HOST:PORT (default: 127.0.0.1:9910)",
+    "state": "the folder that its memory is kept in (default: memkv-control)",
+    "tls_cert": "its certificate, a PEM file",
+    "tls_key": "the certificate's key, a PEM file",
+    "tls_ca": "who signs the certificates of those who may call, a PEM file",
+}
+_NUMBERS = {
+    "heartbeat_ms": "how often nodes say that they are there (default: 1000)",
+    "deadline_ms": "after how long without a heartbeat a node is silent (default: 5000)",
+    "lost_after_ms": "after how long its share goes to the others (default: 60000)",
+}
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Adds control serve."""
+    control = commands.add_parser("control", help="run the control plane")
+    actions = control.add_subparsers(dest="action", required=True, metavar="ACTION")
+    serve = actions.add_parser(
+        "serve",
+        parents=[common],
+        help="serve the control plane until SIGTERM",
+        epilog="With --json, one line with the address when it serves, and JSON logs.",
+    )
+    for group, kind in ((_TEXTS, "TEXT"), (_NUMBERS, "MS")):
+        for name, text in group.items():
+            serve.add_argument(f"--{name.replace('_', '-')}", metavar=kind, help=text)
+    serve.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="listen beyond loopback without certificates",
+    )
+    serve.add_argument("--log-level", choices=_LEVELS, default="info", help="(default: info)")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace, output: Output) -> None:
+    names = (*_TEXTS, *_NUMBERS, "insecure")
+    given = {name: getattr(args, name) for name in names}
+    settings = load_settings({"control": given}, config=args.config).control
+    log_to_stderr(args.log_level, as_json=output.as_json)
+    try:
+        from memkv_nixl.control._server import serve
+    except ImportError as error:
+        raise ConfigError(
+            f"the control plane needs gRPC, which is not here ({error}): {INSTALL}"
+        ) from error
+
+    asyncio.run(serve(settings, lambda address: _say_ready(output, settings, address)))
+
+
+def _say_ready(output: Output, settings: ControlSettings, address: str) -> None:
+    output.answer(
+        {"address": address, "state": settings.state},
+        [f"The control plane serves on {address}; its memory is in {settings.state}."],
+    )
+    if settings.insecure and settings.tls_cert is None:
+        logging.getLogger(__name__).warning(
+            "--insecure: everybody who reaches %s may change the pool", address
+        )

@@ -1,0 +1,165 @@
+"""The server: a keeper, the four services, health and reflection on one port, until it is told to
+stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from memkv_nixl._config import ControlSettings
+from memkv_nixl._errors import ConfigError, UnreachableError
+from memkv_nixl._signals import end_signals
+from memkv_nixl.control._admin_service import AdminService
+from memkv_nixl.control._keeper import Keeper
+from memkv_nixl.control._limits import CALLS_AT_ONCE_MAX, MESSAGE_BYTES_MAX
+from memkv_nixl.control._placement_service import PlacementService
+from memkv_nixl.control._policy_services import NamespacesService, TenantsService
+from memkv_nixl.control._snapshot import Snapshot
+from memkv_nixl.control._state import Timing
+from memkv_nixl.proto.memkv.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    namespaces_pb2,
+    namespaces_pb2_grpc,
+    placement_pb2,
+    placement_pb2_grpc,
+    tenants_pb2,
+    tenants_pb2_grpc,
+)
+
+_log = logging.getLogger(__name__)
+_STOP_GRACE_S = 1.0
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_connection_age_grace_ms", 1_000),
+)
+_SERVICES = tuple(
+    service.full_name
+    for module in (placement_pb2, namespaces_pb2, tenants_pb2, admin_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+)
+
+
+class ControlServer:
+    """A control plane in this process. `start` and `stop` in one event loop."""
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self._listen = settings.listen
+        self._credentials = _credentials(settings)
+        timing = Timing(
+            settings.heartbeat_ms / 1000, settings.deadline_ms / 1000, settings.lost_after_ms / 1000
+        )
+        snapshot = Snapshot(Path(settings.state))
+        try:
+            self.keeper = Keeper(snapshot, timing)
+        except BaseException:
+            snapshot.close()
+            raise
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> str:
+        """Serves, and gives the address."""
+        await self.keeper.start()
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX)
+        placement = PlacementService(self.keeper)
+        placement_pb2_grpc.add_PlacementServicer_to_server(placement, server)
+        namespaces_pb2_grpc.add_NamespacesServicer_to_server(NamespacesService(self.keeper), server)
+        tenants_pb2_grpc.add_TenantsServicer_to_server(TenantsService(self.keeper), server)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self.keeper, placement), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME), server)
+        port = self._bind(server)
+        await server.start()
+        self._server = server
+        for name in ("", *_SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def stop(self) -> None:
+        """Calls under way have a moment; the state is written."""
+        if self._server is not None:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(_STOP_GRACE_S)
+        await self.keeper.stop()
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        try:
+            if self._credentials is None:
+                return int(server.add_insecure_port(self._listen))
+            return int(server.add_secure_port(self._listen, self._credentials))
+        except RuntimeError as error:
+            raise UnreachableError(
+                f"control.listen: {self._listen} cannot be listened on ({error}); is another "
+                "control plane there? Name another address with --listen"
+            ) from error
+
+
+async def serve(settings: ControlSettings, ready: Callable[[str], None]) -> None:
+    """Serves until SIGTERM, SIGINT or SIGHUP; `ready` hears the address."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in end_signals():
+        loop.add_signal_handler(number, asked.set)
+    server = ControlServer(settings)
+    try:
+        ready(await server.start())
+        ends = [
+            asyncio.ensure_future(asked.wait()),
+            asyncio.ensure_future(server.keeper.failed()),
+        ]
+        ended, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for task in ended:
+            await task
+        _log.info("stops")
+    finally:
+        await server.stop()
+
+
+def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:
+    """Both sides show certificates, unless only this machine can come, or the user insists."""
+    files = {
+        "tls_cert": settings.tls_cert,
+        "tls_key": settings.tls_key,
+        "tls_ca": settings.tls_ca,
+    }
+    missing = [name for name, path in files.items() if path is None]
+    if len(missing) == len(files):
+        if settings.insecure or settings.listen.startswith(_LOOPBACK):
+            return None
+        raise ConfigError(
+            f"control.listen: {settings.listen} is beyond loopback, where whoever reaches it could "
+            "change the pool: name --tls-cert, --tls-key and --tls-ca, or say --insecure"
+        )
+    if missing:
+        raise ConfigError(
+            f"control.{missing[0]}: TLS needs tls_cert, tls_key and tls_ca together; this one is "
+            "missing"
+        )
+    cert, key, authority = (_read_pem(name, str(path)) for name, path in files.items())
+    return grpc.ssl_server_credentials(
+        [(key, cert)], root_certificates=authority, require_client_auth=True
+    )
+
+
+def _read_pem(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"control.{name}: {path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,373 @@
+"""Membership: who is in the map, from heartbeats and the clock. No I/O; time is handed in.
+
+A node is serving as long as it is heard. After `deadline_s` of silence it is silent, which changes
+nothing in the map: memkvd may well serve without its parent, and a restart moves no block. After
+`lost_after_s` it is lost: its share goes to the others. When it is heard again it has its
+share back. Whatever changes the map makes the next `Cluster`; what only a running control plane
+knows (who was heard when, and with which numbers) is beside it and does not survive.
+
+Seconds of silence count from the start of the control plane at the earliest: its own absence is
+nobody's fault.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memkv_nixl._config import check_address
+from memkv_nixl._errors import ConfigError
+from memkv_nixl.control._cluster import Cluster, Member, next_cluster
+from memkv_nixl.control._limits import (
+    ADDRESS_BYTES_MAX,
+    DOMAIN_BYTES_MAX,
+    EPOCH_LEAP_MAX,
+    NODES_MAX,
+    REMOVED_MAX,
+    SOFTWARE_BYTES_MAX,
+    STAT_NAME_BYTES_MAX,
+    STATS_MAX,
+    WEIGHT_MAX,
+)
+from memkv_nixl.control._refused import Reason, RefusalError
+
+AGENT_BYTES = 16
+
+
+class NodeState(enum.Enum):
+    """How a node is; the values are those of the protocol."""
+
+    SERVING = 1
+    SILENT = 2
+    LOST = 3
+    DRAINING = 4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long who may be silent."""
+
+    heartbeat_s: float = 1.0
+    deadline_s: float = 5.0
+    lost_after_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a node's agent says first."""
+
+    address: str
+    weight: int
+    failure_domain: str
+    agent: bytes
+    membership: int = 0
+    history: int = 0
+    epoch: int = 0
+    software: str = ""
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Something that an operator may want to know."""
+
+    kind: str
+    subject: str
+    text: str
+
+
+@dataclass
+class Heard:
+    """What is known of a node since the control plane started."""
+
+    at: float
+    agent: bytes = b""
+    software: str = ""
+    history: int = 0
+    epoch: int = 0
+    silent: bool = False  # whether that was told
+    stats: Mapping[str, int] = field(default_factory=dict)
+
+
+class Membership:
+    """The machine. Every call may raise RefusalError, and then nothing has changed."""
+
+    def __init__(self, cluster: Cluster, timing: Timing, now: float) -> None:
+        self.cluster = cluster
+        self.timing = timing
+        self._heard = {address: Heard(now) for address in cluster.members}
+        self._happened: list[Happened] = []
+
+    # ---- what nodes say
+
+    def hello(self, now: float, hello: Hello) -> Member:
+        """An agent registers its node; a second one for the same address takes its place."""
+        _check_hello(hello)
+        if (hello.address, hello.membership) in self.cluster.removed:
+            raise RefusalError(
+                Reason.NODE_REMOVED,
+                f"{hello.address} was removed from the pool; start its agent anew to have it join",
+            )
+        known = self.cluster.members.get(hello.address)
+        if known is None and len(self.cluster.members) >= NODES_MAX:
+            raise RefusalError(
+                Reason.NODES_FULL, f"the pool has {NODES_MAX} nodes, the most; remove one first"
+            )
+        epoch = self._epoch_after(hello)
+        if known is None:
+            member = self._join(hello, epoch)
+        else:
+            member = self._meet_again(known, hello, epoch)
+        former = self._heard.get(hello.address)
+        if known and former and former.agent not in (b"", hello.agent):
+            self._tell("node_taken_over", hello.address, "another agent speaks for this node now")
+        self._heard[hello.address] = Heard(
+            now, hello.agent, hello.software, hello.history, hello.epoch
+        )
+        return member
+
+    def heartbeat(
+        self,
+        now: float,
+        address: str,
+        agent: bytes,
+        held: tuple[int, int],
+        stats: Mapping[str, int],
+    ) -> None:
+        """A node is still there, holds the map of `held` (history, epoch) and counts `stats`.
+
+        Of a node that is being removed it means nothing.
+        """
+        member = self.cluster.members.get(address)
+        if member is None:
+            return
+        self.check_agent(address, agent)
+        _check_stats(stats)
+        heard = self._heard[address]
+        heard.at = now
+        heard.history, heard.epoch = held
+        heard.stats = dict(stats)
+        if heard.silent:
+            heard.silent = False
+            self._tell("node_returned", address, "it is heard again")
+        if member.lost:
+            self._replace(member, lost=False)
+            self._tell("node_share_back", address, "its share is its own again")
+
+    def check_agent(self, address: str, agent: bytes) -> None:
+        """Refuses an agent whose place another one took."""
+        if self._heard[address].agent != agent:
+            raise RefusalError(
+                Reason.NODE_TAKEN_OVER,
+                f"another agent registered {address}; two agents for one address are a mistake of "
+                "the configuration, unless this one was replaced",
+            )
+
+    # ---- what the clock says
+
+    def tick(self, now: float) -> None:
+        """Looks at who was silent for too long."""
+        lost = {}
+        self._forget_removed(now)
+        for address in self.cluster.members:
+            heard = self._heard[address]
+            silence = now - heard.at
+            if silence >= self.timing.deadline_s and not heard.silent:
+                heard.silent = True
+                self._tell("node_silent", address, f"no heartbeat for {silence:.1f} s")
+            member = self.cluster.members[address]
+            if silence >= self.timing.lost_after_s and not member.lost:
+                lost[address] = dataclasses.replace(member, lost=True)
+                self._tell(
+                    "node_lost",
+                    address,
+                    f"no heartbeat for {silence:.1f} s: its share goes to the other nodes",
+                )
+        if lost:
+            self.cluster = next_cluster(self.cluster, members={**self.cluster.members, **lost})
+
+    # ---- what operators say
+
+    def drain(self, address: str, *, undo: bool = False) -> None:
+        """No new block is placed on the node, or that is taken back."""
+        member = self._known(address)
+        if member.draining == (not undo):
+            return
+        self._replace(member, draining=not undo)
+        if undo:
+            self._tell("node_drain_undone", address, "it takes its share again")
+        else:
+            self._tell("node_draining", address, "no new block is placed there")
+
+    def remove(self, now: float, address: str, *, force: bool = False) -> bool:
+        """Forgets a node; False when there was none."""
+        member = self.cluster.members.get(address)
+        if member is None:
+            return False
+        state = self.node_state(now, address)
+        if state is NodeState.SERVING and not force:
+            raise RefusalError(
+                Reason.NODE_SERVES,
+                f"{address} serves: removing it loses its blocks. Drain it first, or force it",
+            )
+        members = {name: kept for name, kept in self.cluster.members.items() if name != address}
+        removed = (*self.cluster.removed, (address, member.membership))[-REMOVED_MAX:]
+        self.cluster = next_cluster(self.cluster, members=members, removed=removed)
+        self._tell("node_removed", address, f"it was {state.name.lower()}")
+        return True
+
+    # ---- what is seen
+
+    def node_state(self, now: float, address: str) -> NodeState:
+        """How a node is."""
+        member = self.cluster.members[address]
+        if member.lost:
+            return NodeState.LOST
+        if now - self._heard[address].at >= self.timing.deadline_s:
+            return NodeState.SILENT
+        return NodeState.DRAINING if member.draining else NodeState.SERVING
+
+    def heard(self, address: str) -> Heard:
+        """What is known of a node since the control plane started."""
+        return self._heard[address]
+
+    def take_happened(self) -> list[Happened]:
+        """What happened since the last call."""
+        happened, self._happened = self._happened, []
+        return happened
+
+    def change(self, cluster: Cluster, *happened: Happened) -> None:
+        """Takes a cluster that differs from the present one in namespaces and tenants only."""
+        self.cluster = cluster
+        self._happened += happened
+
+    def restore(self, cluster: Cluster, now: float) -> None:
+        """Takes changes back that could not be written; who was heard is not forgotten."""
+        self.cluster = cluster
+        for address in cluster.members:
+            self._heard.setdefault(address, Heard(now))
+        self._happened = []
+
+    # ---- inside
+
+    def _epoch_after(self, hello: Hello) -> int:
+        """The epoch that the map must have so that this node takes it; 0: any.
+
+        A node may hold a later map than ours when the snapshot was lost or an old one restored:
+        epochs go on behind the latest that anybody knows.
+        """
+        ours = self.cluster
+        ahead = hello.epoch > ours.epoch or (
+            hello.epoch == ours.epoch and hello.history != ours.history
+        )
+        if not ahead:
+            return 0
+        if hello.epoch - ours.epoch > EPOCH_LEAP_MAX:
+            raise RefusalError(
+                Reason.EPOCH_IMPLAUSIBLE,
+                f"{hello.address} says that it holds the map of epoch {hello.epoch}, and this "
+                f"control plane is at {ours.epoch}: is it the node of another pool?",
+            )
+        return hello.epoch + 1
+
+    def _join(self, hello: Hello, epoch: int) -> Member:
+        number = self.cluster.last_number + 1
+        member = Member(hello.address, hello.weight, hello.failure_domain, number)
+        self.cluster = next_cluster(
+            self.cluster,
+            epoch=epoch,
+            last_number=number,
+            members={**self.cluster.members, hello.address: member},
+        )
+        self._tell("node_joined", hello.address, f"weight {hello.weight}")
+        self._tell_leap(hello, epoch)
+        return member
+
+    def _meet_again(self, known: Member, hello: Hello, epoch: int) -> Member:
+        heard = self._heard[hello.address]
+        member = dataclasses.replace(
+            known, weight=hello.weight, failure_domain=hello.failure_domain, lost=False
+        )
+        if known.lost or heard.silent:
+            self._tell("node_returned", hello.address, "it registered again")
+        if (known.weight, known.failure_domain) != (member.weight, member.failure_domain):
+            domain = f", failure domain {member.failure_domain!r}" if member.failure_domain else ""
+            self._tell("node_changed", hello.address, f"weight {member.weight}{domain}")
+        if member != known or epoch:
+            members = {**self.cluster.members, hello.address: member}
+            self.cluster = next_cluster(self.cluster, epoch=epoch, members=members)
+        self._tell_leap(hello, epoch)
+        return member
+
+    def _forget_removed(self, now: float) -> None:
+        # Not at once: a removal that cannot be written is taken back.
+        self._heard = {
+            address: heard
+            for address, heard in self._heard.items()
+            if address in self.cluster.members or now - heard.at < self.timing.lost_after_s
+        }
+
+    def _tell_leap(self, hello: Hello, epoch: int) -> None:
+        if epoch:
+            self._tell(
+                "epoch_leapt",
+                hello.address,
+                f"it held the map of epoch {hello.epoch}, which this control plane does not "
+                "remember: was its state lost, or an old copy restored? What was settled since "
+                "then has to be settled again",
+            )
+
+    def _known(self, address: str) -> Member:
+        member = self.cluster.members.get(address)
+        if member is None:
+            raise RefusalError(
+                Reason.NODE_UNKNOWN,
+                f"no node {address!r} is in the pool; ListNodes names those that are",
+            )
+        return member
+
+    def _replace(self, member: Member, **changes: Any) -> None:
+        fresh = dataclasses.replace(member, **changes)
+        members = {**self.cluster.members, member.address: fresh}
+        self.cluster = next_cluster(self.cluster, members=members)
+
+    def _tell(self, kind: str, subject: str, text: str) -> None:
+        self._happened.append(Happened(kind, subject, text))
+
+
+def _check_hello(hello: Hello) -> None:
+    try:
+        check_address(hello.address, "address")
+    except ConfigError as error:
+        raise RefusalError(Reason.INVALID, str(error)) from error
+    if len(hello.address.encode()) > ADDRESS_BYTES_MAX or hello.address.endswith(":0"):
+        raise RefusalError(
+            Reason.INVALID,
+            f"address: {hello.address!r} must be what clients reach the node by, "
+            f"at most {ADDRESS_BYTES_MAX} bytes, with its real port",
+        )
+    if not 1 <= hello.weight <= WEIGHT_MAX:
+        raise RefusalError(
+            Reason.INVALID, f"weight: {hello.weight} is not between 1 and {WEIGHT_MAX}"
+        )
+    if len(hello.agent) != AGENT_BYTES:
+        raise RefusalError(
+            Reason.INVALID, f"agent: it has {AGENT_BYTES} bytes, not {len(hello.agent)}"
+        )
+    for name, most in (("failure_domain", DOMAIN_BYTES_MAX), ("software", SOFTWARE_BYTES_MAX)):
+        text = getattr(hello, name)
+        if len(text.encode()) > most or not text.isprintable():
+            raise RefusalError(
+                Reason.INVALID, f"{name}: at most {most} bytes of printable text, not {text!r:.80}"
+            )
+
+
+def _check_stats(stats: Mapping[str, int]) -> None:
+    if len(stats) > STATS_MAX or any(len(name) > STAT_NAME_BYTES_MAX for name in stats):
+        raise RefusalError(
+            Reason.INVALID,
+            f"stats: at most {STATS_MAX} numbers with names of {STAT_NAME_BYTES_MAX} bytes, "
+            f"not {len(stats)}",
+        )

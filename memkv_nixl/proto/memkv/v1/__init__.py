@@ -1,0 +1,1 @@
+"""Made by `./dev protos`; the .proto files are what is written by hand."""

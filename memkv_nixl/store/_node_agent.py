@@ -1,0 +1,331 @@
+"""The agent of a node under a control plane: it keeps memkvd running and speaks for it.
+
+    memkvd ◀── started, adopted, watched ── agent ── RegisterNode, heartbeats ──▶ control plane
+       └── STAT, once per heartbeat ──────────▲  ◀──────────── maps, SERVING or DRAINING ──┘
+
+A heartbeat is sent only when memkvd answered STAT: what does not serve is not said to. memkvd needs
+neither the agent nor the control plane; when one of them dies it serves on, and the next agent
+adopts it. The agent folder holds the last map, too (`cluster.map`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from memkv_nixl._config import NodeSettings
+from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
+from memkv_nixl._signals import end_signals
+from memkv_nixl._stat import parse_stats
+from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc
+from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
+from memkv_nixl.store._kept_daemon import KeptDaemon, Running
+from memkv_nixl.store._map_file import write_map_file
+
+_log = logging.getLogger(__name__)
+_WEIGHT = 100  # memkvd's own default
+_STAT_TIMEOUT_MS = 1000
+_RETRY_S = (0.1, 5.0)  # the first pause, and the longest
+_FOR_GOOD = ("NODE_REMOVED", "NODE_TAKEN_OVER", "INVALID")
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # a control plane that is back is found in seconds
+)
+_EVERYWHERE = ("0.0.0.0:", "[::]:")
+
+
+class NodeAgent:
+    """One node's agent. `run` it in an event loop."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        if settings.control is None:
+            raise ConfigError("node.control: name the control plane, HOST:PORT")
+        if settings.listen.startswith(_EVERYWHERE) and settings.advertise is None:
+            raise ConfigError(
+                f"node.advertise: {settings.listen} says on no machine where clients find this "
+                "node; name the address with --advertise HOST:PORT"
+            )
+        self._settings = settings
+        self._credentials = _credentials(settings)
+        self._control = settings.control
+        self._folder = Path(settings.agent_dir).absolute()
+        self._map_file = self._folder / "map.frame"
+        settings = dataclasses.replace(settings, map_file=str(self._map_file))
+        self._daemon = KeptDaemon(settings, self._folder)
+        self._agent = secrets.token_bytes(16)
+        self._membership = 0
+        self._interval_s = 1.0
+        self._map = self._stored_map()
+        self._state = map_pb2.NODE_STATE_SERVING
+        self._up = asyncio.Event()  # memkvd serves
+        self._stat: _Stat | None = None
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[Running], None]) -> None:
+        """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on."""
+        running = await asyncio.to_thread(self._daemon.start)
+        self._serves(running)
+        ready(running)
+        tasks = [
+            asyncio.create_task(stop.wait(), name="memkv-node-stop"),
+            asyncio.create_task(self._keep_daemon(running), name="memkv-node-daemon"),
+            asyncio.create_task(self._keep_registered(), name="memkv-node-control"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._daemon.stop)
+
+    def close(self) -> None:
+        """Lets go of memkvd, if it runs, and of the folder."""
+        if self._stat is not None:
+            self._stat.close()
+        self._daemon.close()
+
+    # ---- memkvd
+
+    async def _keep_daemon(self, running: Running) -> None:
+        while True:
+            await _readable(running.ended)
+            self._up.clear()
+            _log.error("memkvd ended; its log says: %s", self._daemon.last_words() or "nothing")
+            running = await self._start_again()
+            self._serves(running)
+
+    async def _start_again(self) -> Running:
+        pause_s = _RETRY_S[0]
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_S[1])
+            try:
+                return await asyncio.to_thread(self._daemon.start)
+            except MemKVError as error:
+                _log.error("memkvd cannot be started again: %s", error)
+
+    def _serves(self, running: Running) -> None:
+        how = "goes on with" if running.adopted else "started"
+        _log.info("%s memkvd, process %d, on %s", how, running.pid, running.address)
+        if self._stat is not None:
+            self._stat.close()
+        self._stat = _Stat(running.address)
+        self._up.set()
+
+    # ---- the control plane
+
+    async def _keep_registered(self) -> None:
+        pause_s = _RETRY_S[0]
+        async with _channel(self._control, self._credentials) as channel:
+            stub = placement_pb2_grpc.PlacementStub(channel)
+            while True:
+                await self._up.wait()
+                before = self._membership
+                try:
+                    await self._one_stream(stub)
+                except grpc.aio.AioRpcError as error:
+                    self._judge(error)
+                except UnreachableError as error:
+                    _log.warning("%s; memkvd serves on, and this tries again", error)
+                if self._membership != before:
+                    pause_s = _RETRY_S[0]
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+                pause_s = min(2 * pause_s, _RETRY_S[1])
+
+    def _judge(self, error: grpc.aio.AioRpcError) -> None:
+        """Some refusals are for good; after all others it tries again."""
+        reason = _reason_of(error)
+        sentence = f"the control plane {self._control} says: {error.details()}"
+        if reason in _FOR_GOOD:
+            raise RefusedError(f"{sentence}. memkvd serves on, and nobody speaks for it", "denied")
+        _log.warning("%s (%s); memkvd serves on, and this tries again", sentence, error.code().name)
+
+    async def _one_stream(self, stub: Any) -> None:
+        """Registers, and beats until the stream ends."""
+        hello = await self._hello()
+        stream = stub.RegisterNode()
+        try:
+            await _say(stream, pb.RegisterNodeRequest(hello=hello))
+            self._hear(await _answer(stream))
+            _log.info("registered with %s", self._control)
+            reader = asyncio.ensure_future(self._read_on(stream))
+            try:
+                await self._beat_on(stream, reader)
+            finally:
+                reader.cancel()
+                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                    await reader
+        finally:
+            stream.cancel()
+
+    async def _hello(self) -> pb.NodeHello:
+        assert self._stat is not None
+        software = ""
+        with contextlib.suppress(MemKVError):
+            software = str((await self._stat.ask()).get("software", ""))
+        return pb.NodeHello(
+            address=self._settings.advertise or self._stat.address,
+            weight=_WEIGHT if self._settings.weight is None else self._settings.weight,
+            failure_domain=self._settings.failure_domain,
+            agent=self._agent,
+            membership=self._membership,
+            history=self._map.history,
+            epoch=self._map.epoch,
+            software=software,
+        )
+
+    async def _beat_on(self, stream: Any, reader: asyncio.Future[None]) -> None:
+        sequence = 0
+        while not reader.done():
+            stats = await self._numbers()
+            if stats is not None:
+                sequence += 1
+                # What memkvd holds, not what it was handed: a map that it refused comes again.
+                held = min(stats.get("epoch", 0), self._map.epoch)
+                beat = pb.NodeHeartbeat(
+                    sequence=sequence, history=self._map.history, epoch=held, stats=stats
+                )
+                await _say(stream, pb.RegisterNodeRequest(heartbeat=beat))
+            await asyncio.wait({reader}, timeout=self._interval_s)
+        await reader
+
+    async def _numbers(self) -> dict[str, int] | None:
+        """What memkvd counts; None when it does not answer."""
+        if not self._up.is_set() or self._stat is None:
+            return None
+        try:
+            stats = await self._stat.ask()
+        except MemKVError as error:
+            _log.warning("no heartbeat: memkvd does not answer STAT: %s", error)
+            return None
+        return {name: value for name, value in stats.items() if isinstance(value, int)}
+
+    async def _read_on(self, stream: Any) -> None:
+        while True:
+            self._hear(await _answer(stream))
+
+    def _hear(self, answer: pb.RegisterNodeResponse) -> None:
+        self._membership = answer.membership
+        self._interval_s = max(0.01, answer.heartbeat_interval_ms / 1000)
+        if answer.state != self._state:
+            self._state = answer.state
+            _log.info("this node is to be %s", map_pb2.NodeState.Name(answer.state))
+        if answer.HasField("map"):
+            self._take_map(answer.map)
+
+    # ---- the map
+
+    def _take_map(self, fresh: map_pb2.ClusterMap) -> None:
+        known = (fresh.history, fresh.epoch) == (self._map.history, self._map.epoch)
+        if known and self._map_file.exists():
+            return  # memkvd was handed it, and its next STAT says so
+        path = self._folder / "cluster.map"
+        new = path.with_suffix(".new")
+        new.write_bytes(fresh.SerializeToString())
+        new.replace(path)
+        write_map_file(self._map_file, fresh)
+        self._daemon.read_map()
+        self._map = fresh
+        _log.info("the map of epoch %d has %d nodes", fresh.epoch, len(fresh.nodes))
+
+    def _stored_map(self) -> map_pb2.ClusterMap:
+        try:
+            return map_pb2.ClusterMap.FromString((self._folder / "cluster.map").read_bytes())
+        except (OSError, DecodeError):
+            return map_pb2.ClusterMap()  # the control plane sends it again
+
+
+async def serve(settings: NodeSettings, ready: Callable[[Running], None]) -> None:
+    """Runs a node's agent until SIGTERM, SIGINT or SIGHUP."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in end_signals():
+        loop.add_signal_handler(number, stop.set)
+    agent = NodeAgent(settings)
+    try:
+        await agent.run(stop, ready)
+    finally:
+        agent.close()
+
+
+class _Stat:
+    """Asks one memkvd how it is."""
+
+    def __init__(self, address: str) -> None:
+        from memkv_nixl._native import Client
+
+        self.address = address
+        self._client = Client([address], name="memkv-node", timeout_ms=_STAT_TIMEOUT_MS)
+
+    async def ask(self) -> dict[str, int | float | str]:
+        return parse_stats(await asyncio.to_thread(self._client.stat, 0, _STAT_TIMEOUT_MS))
+
+    def close(self) -> None:
+        self._client.close()
+
+
+async def _say(stream: Any, message: pb.RegisterNodeRequest) -> None:
+    with contextlib.suppress(asyncio.InvalidStateError):  # it has ended; its reader knows why
+        await stream.write(message)
+
+
+async def _answer(stream: Any) -> pb.RegisterNodeResponse:
+    answer = await stream.read()
+    if not isinstance(answer, pb.RegisterNodeResponse):
+        raise UnreachableError("the control plane ended the stream")
+    return answer
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _reason_of(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""
+
+
+def _channel(control: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(control, _OPTIONS)
+    return grpc.aio.secure_channel(control, credentials, _OPTIONS)
+
+
+def _credentials(settings: NodeSettings) -> grpc.ChannelCredentials | None:
+    files = [settings.tls_ca, settings.tls_key, settings.tls_cert]
+    if not any(files):
+        return None
+    if None in files:
+        raise ConfigError("node.tls_cert, tls_key, tls_ca: TLS needs all three")
+    try:
+        parts = [Path(str(path)).read_bytes() for path in files]
+    except OSError as error:
+        raise ConfigError(f"node.tls_…: {error.filename}: {error.strerror}") from error
+    return grpc.ssl_channel_credentials(*parts)

@@ -1,0 +1,37 @@
+"""The map file that an agent writes is the frame that the wire's page describes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from memkv_nixl.proto.memkv.v1 import map_pb2
+from memkv_nixl.store._map_file import map_frame, write_map_file
+
+NODES = [
+    map_pb2.MapNode(address="10.0.0.7:7440", node_id=0x0123456789ABCDEF, weight=100),
+    map_pb2.MapNode(address="[fd00::1]:7440", node_id=2, weight=0),
+]
+
+
+def golden(repo: Path, name: str) -> bytes:
+    """The bytes of a frame that tests/golden/make_wire.py made."""
+    text = (repo / f"tests/golden/wire/{name}.hex").read_text("utf-8")
+    return bytes.fromhex(" ".join(re.sub("#.*", "", line) for line in text.splitlines()))
+
+
+def test_the_body_is_the_golden_one(repo: Path) -> None:
+    """The golden frame has request 7, ours has 1: all else is alike."""
+    expected = golden(repo, "map_reply")
+    frame = map_frame(map_pb2.ClusterMap(epoch=5, nodes=NODES))
+    assert frame[:8] + frame[16:28] + frame[32:] == expected[:8] + expected[16:28] + expected[32:]
+    assert frame[8:16] == (1).to_bytes(8, "little")
+
+
+def test_it_is_put_in_place_whole(tmp_path: Path) -> None:
+    path = tmp_path / "map.frame"
+    for epoch in (1, 2):
+        map_ = map_pb2.ClusterMap(epoch=epoch, nodes=NODES)
+        write_map_file(path, map_)
+        assert path.read_bytes() == map_frame(map_)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["map.frame"]
