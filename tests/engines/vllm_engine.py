@@ -5,8 +5,7 @@
       with "transfer": {...}, the kv_transfer_params of the request; those of its answer come back
     {"do": "metrics"} → {"metrics": {...}}
     {"do": "events"}  → {"events": [...]}  that the engine published since they were last asked for
-    {"do": "forget"}  → {}            the engine's own caches are emptied, the pool's is not; with
-      "connectors": false those of its connectors are not either
+    {"do": "forget"}  → {}            the engine's own caches are emptied, the pool's is not
     {"do": "stop"}    → {}, and it ends
 
 Its argument is a JSON object: what to make the engine with. Metrics are vLLM's own, by name, summed
@@ -122,7 +121,7 @@ def main() -> None:
             case "events":
                 reply({"events": events.take()})
             case "forget":
-                llm.reset_prefix_cache(reset_connector=order.get("connectors", True))
+                llm.reset_prefix_cache(reset_connector=True)
                 reply({})
             case "stop":
                 break
