@@ -1,0 +1,5 @@
+"""Names only."""
+
+from .. import InterpolationMode
+
+__all__ = ["InterpolationMode"]
