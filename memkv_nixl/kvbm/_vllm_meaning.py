@@ -204,10 +204,17 @@ def _layout(spec: Any, vllm_config: Any, block_bytes: int) -> str:
         "world": config.parallel.world_size,
         "pcp": config.parallel.pcp_size,
         "dcp": config.parallel.dcp_size,
+        "interleave": _interleave(vllm_config.parallel_config),
         "worker_bytes": config.worker_kv_bytes_per_block,
         **how_computed(vllm_config),
     }
     return json.dumps(said, sort_keys=True, separators=(",", ":"))
+
+
+def _interleave(parallel: Any) -> list[Any]:
+    """How tokens are dealt out to the ranks of a context, by either of vLLM's names for it."""
+    names = ("cp_kv_cache_interleave_size", "dcp_kv_cache_interleave_size")
+    return [getattr(parallel, name, None) for name in names]
 
 
 def how_computed(vllm_config: Any) -> dict[str, Any]:

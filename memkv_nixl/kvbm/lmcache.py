@@ -73,7 +73,7 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
         self._lookups: Outcomes[tuple[Any, list[Any]]] = _outcomes()
         self._loads: Outcomes[Any] = _outcomes()
         self._locks = Locks()
-        self._loading: dict[Any, Future[Moved]] = {}
+        self._loading: dict[Any, list[Future[Moved]]] = {}
         self._loading_lock = threading.Lock()
         self._looks: dict[tuple[str, int, int], tuple[Layout, int]] = {}  # of objects: and bytes
         self._refused: set[str] = set()
@@ -149,14 +149,21 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
         """Unlocks objects.
 
         When LMCache gives up on a request it unlocks what it still loads, and uses the memory for
-        something else right after. The last unlock of such an object waits for its load, which ends
-        at its deadline.
+        something else right after. Which of several requests for one object that is, an unlock does
+        not say, so it waits for all loads of its objects; they end at their deadline.
         """
-        free = self._locks.unlock(keys)
+        self._locks.unlock(keys)
         with self._loading_lock:
-            loads = {self._loading[key] for key in free if key in self._loading}
-        if loads:
-            wait(loads, self._settings.fetch_deadline_ms / 1000 + _LET_GO_S)
+            loads = {load for key in keys for load in self._loading.get(key, ())}
+        if not loads:
+            return
+        left = wait(loads, self._settings.fetch_deadline_ms / 1000 + _LET_GO_S).not_done
+        if left:
+            _log.error(
+                "MemKV: %d loads are not over past their deadline; LMCache may use their memory "
+                "for something else now. Restart this server",
+                len(left),
+            )
 
     # ---- loads
 
@@ -166,7 +173,8 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
         blocks = [self._block_in(key, item) for key, item in zip(keys, objects, strict=True)]
         future = self._move(self._tier.load, blocks, objects)
         with self._loading_lock:
-            self._loading.update(dict.fromkeys(keys, future))
+            for key in keys:
+                self._loading.setdefault(key, []).append(future)
         future.add_done_callback(partial(self._loaded, task, keys))
         return task
 
@@ -289,7 +297,9 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
     def _loaded(self, task: int, keys: list[Any], over: Future[Moved]) -> None:
         with self._loading_lock:
             for key in keys:
-                if self._loading.get(key) is over:
+                loads = self._loading[key]
+                loads.remove(over)
+                if not loads:
                     del self._loading[key]
         good = [i for i, done in enumerate(over.result().done) if done]
         self._loads.put(task, _bitmap(len(keys), good))

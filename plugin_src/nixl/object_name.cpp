@@ -93,6 +93,26 @@ Result<ObjectName> full_name(std::string_view info) {
   return name;
 }
 
+// LMCache's static pool writes its slots, obj_N_hhhh, again and again; a block is put once.
+bool is_slot(std::string_view info) {
+  constexpr std::string_view kHead = "obj_";
+  if (!info.starts_with(kHead)) return false;
+  info.remove_prefix(kHead.size());
+  const std::size_t digits = std::min(info.find_first_not_of("0123456789"), info.size());
+  info.remove_prefix(digits);
+  return digits > 0 && info.size() == 5 && info[0] == '_' &&
+         info.find_first_not_of("0123456789abcdef", 1) == std::string_view::npos;
+}
+
+Result<ObjectName> obj_name(std::uint64_t device, std::string_view info) {
+  if (is_slot(info)) {
+    return fail(Code::invalid, "'" + std::string(info) +
+                                   "' is a slot of LMCache's static pool, which is written over, "
+                                   "and a block is put once: set nixl_pool_size: 0 in LMCache");
+  }
+  return info.empty() ? named(std::to_string(device)) : named(info);
+}
+
 }  // namespace
 
 Result<ObjectName> name_of(Dialect dialect, std::uint64_t device, std::string_view info) {
@@ -100,7 +120,7 @@ Result<ObjectName> name_of(Dialect dialect, std::uint64_t device, std::string_vi
     case Dialect::raw:
       return named(info);
     case Dialect::obj:
-      return info.empty() ? named(std::to_string(device)) : named(info);
+      return obj_name(device, info);
     case Dialect::cmx:
       return cmx_name(device, info);
     case Dialect::full:

@@ -330,7 +330,7 @@ def case_ordering_never_waits() -> None:
             assert 0.3 < time.perf_counter() - began < 5.0
 
 
-def case_the_last_unlock_waits_for_the_load() -> None:
+def case_an_unlock_waits_for_all_loads_of_its_objects() -> None:
     with (
         Cluster(1, die_with_parent=True) as cluster,
         side(cluster.addresses, fetch_deadline_ms=500) as one,
@@ -339,18 +339,20 @@ def case_the_last_unlock_waits_for_the_load() -> None:
         assert one.store(keys, one.filled(4, 13)).is_successful()
         for _ in range(2):  # two requests of the same prompt
             assert one.look_up(keys) == [True] * 4
-        targets = one.objects(4)
+        first, second = one.objects(4), one.objects(4)
         with halted(cluster):
-            one.adapter.submit_load_task(keys, targets)
+            one.adapter.submit_load_task(keys, first)
+            one.adapter.submit_load_task(keys, second)
             began = time.perf_counter()
-            one.adapter.submit_unlock(keys)  # by the other request
-            assert time.perf_counter() - began < 0.2
-            one.adapter.submit_unlock(keys)  # given up: LMCache uses the memory again now
+            one.adapter.submit_unlock(keys)  # one is given up: LMCache uses its memory again now
             assert 0.3 < time.perf_counter() - began < 5.0
-            for item in targets:
+            began = time.perf_counter()
+            one.adapter.submit_unlock(keys)  # the other one; nothing is under way any more
+            assert time.perf_counter() - began < 0.2
+            for item in first + second:
                 bytes_of(item)[:] = 9
         until(lambda: one.look_up(keys) == [True] * 4, "the pool is used again")
-        assert all((bytes_of(item) == 9).all() for item in targets)
+        assert all((bytes_of(item) == 9).all() for item in first + second)
 
 
 def case_closing_ends_everything() -> None:

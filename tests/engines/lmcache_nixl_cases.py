@@ -138,7 +138,7 @@ def case_obj_names_run_into_one_another() -> None:
 
 
 def case_slots_of_a_static_pool_are_names_that_are_used_again() -> None:
-    """Why a pool size must be 0: a block is put once, and a slot is written over."""
+    """Why a pool size must be 0: a slot is written over, so a slot's name is refused."""
     for backend, shape in (("OBJ", r"obj_\d+_[0-9a-f]{4}"), ("DOCA_MEMOS", "[0-9a-f]{32}")):
         pool = theirs.NixlObjectPool(2, b128=backend == "DOCA_MEMOS")
         assert all(re.fullmatch(shape, name) for name in pool.keys)
@@ -147,11 +147,12 @@ def case_slots_of_a_static_pool_are_names_that_are_used_again() -> None:
         assert pool.pop() == slot
     space = f"lmcache-nixl-{os.getpid()}-{next(_spaces)}"
     agent = Agent("OBJ", space)
-    agent.pages[0], agent.pages[1] = 1, 2
-    agent.move(True, ["obj_0_abcd"], [0])
-    agent.move(True, ["obj_0_abcd"], [1])
-    agent.move(False, ["obj_0_abcd"], [7])
-    assert (agent.pages[7] == 1).all()
+    refusal = None
+    try:
+        agent.move(True, ["obj_0_abcd"], [0])
+    except Exception as error:  # noqa: BLE001 - NIXL's, whose module has a name per CUDA
+        refusal = error
+    assert refusal is not None, "a slot was written to"
 
 
 def case_lmcache_lets_no_other_name_through() -> None:

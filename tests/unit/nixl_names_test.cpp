@@ -136,5 +136,19 @@ TEST_F(NixlNamesTest, WrongSpacesAreRefused) {
   }
 }
 
+TEST_F(NixlNamesTest, SlotsThatAreWrittenOverAreRefused) {
+  for (const char* slot : {"obj_0_abcd", "obj_12345_0000"}) {
+    const auto name = name_of(Dialect::obj, 1, slot);
+    ASSERT_FALSE(name.has_value()) << slot;
+    EXPECT_EQ(name.error().code, Code::invalid);
+    EXPECT_NE(name.error().text.find("nixl_pool_size: 0"), std::string::npos);
+    EXPECT_TRUE(name_of(Dialect::raw, 1, slot).has_value());
+  }
+  for (const char* other :
+       {"obj__abcd", "obj_1_abc", "obj_1_abcde", "obj_1_abcg", "obj_1", "obj_"}) {
+    EXPECT_TRUE(name_of(Dialect::obj, 1, other).has_value()) << other;
+  }
+}
+
 }  // namespace
 }  // namespace memkv::nixl
