@@ -69,7 +69,7 @@ def obj_listed(parameters: dict[str, str], others: list[str]) -> None:
     assert set(others) | {"OBJ", "MEMKV"} <= set(listed), listed
     # NIXL's own load through their links, with the libraries they bring.
     for name in ("POSIX", "UCX"):
-        assert agent.get_plugin_params(name), name
+        assert agent.get_plugin_mem_types(name), name
     assert "nodes" in agent.get_plugin_params("OBJ")
     agent.create_backend("OBJ", parameters)
     assert agent.get_backend_mem_types("OBJ") == ["DRAM_SEG", "OBJ_SEG"]
