@@ -93,7 +93,8 @@ class Geometry:
 
     Some attention kernels change that number without a word, and then a block would be taken for
     its neighbour. So nothing is loaded or stored until a prompt of some blocks has shown it: so
-    many tokens, so many blocks.
+    many tokens, so many blocks. A part of a prompt shows nothing, because the blocks of all of it
+    are there with its first part already.
     """
 
     _PROOF_BLOCKS = 4
@@ -108,12 +109,15 @@ class Geometry:
         """Whether it was shown, and never contradicted."""
         return self.proven and not self.wrong
 
-    def see(self, tokens: int, blocks: int) -> None:
-        """A request has so many blocks for so many tokens; one more may be for the next token."""
+    def see(self, tokens: int, blocks: int, *, whole: bool) -> None:
+        """A request has so many blocks for so many tokens; one more may be for the next token.
+
+        `whole`: these are all tokens of its prompt.
+        """
         needed = -(-tokens // self._tokens_per_block)
         if blocks < needed:
             self.wrong = True
-        elif needed >= self._PROOF_BLOCKS and blocks <= needed + 1:
+        elif whole and needed >= self._PROOF_BLOCKS and blocks <= needed + 1:
             self.proven = True
 
 
@@ -158,13 +162,11 @@ class RequestState:
     saved: int = 0  # blocks from the first on that are in the pool, or were offered to it
     trusted: bool = True
 
-    def learn(self, data: Any) -> bool:
-        """What a step tells of it: tokens and blocks since the last one. True for its first."""
-        first = self.told == 0
+    def learn(self, data: Any) -> None:
+        """What a step tells of it: tokens and blocks since the last one."""
         self.trusted = self.trusted and self.chain.tell(self.told, data.new_tokens)
         self.told += len(data.new_tokens)
         self.block_ids += data.new_block_ids
-        return first
 
     def take_loads(self) -> list[Load]:
         """Where the promised blocks have to go. Raises LookupError where one has no place."""

@@ -120,7 +120,8 @@ class MemKVScheduler(_Scheduler):  # type: ignore[misc]  # not there when this i
             state = self._requests.get(data.request_id)
             if state is None:
                 continue
-            if state.learn(data):
+            state.learn(data)
+            if data.computed_position < state.prompt:
                 self._see(state, data)
             orders.loads += self._loads_of(state, data.request_id)
             saves = state.take_saves(data)
@@ -128,10 +129,10 @@ class MemKVScheduler(_Scheduler):  # type: ignore[misc]  # not there when this i
         return orders
 
     def _see(self, state: RequestState, data: Any) -> None:
-        """What a request's first step shows of the size of blocks."""
+        """What a step of a request's prompt shows of the size of blocks."""
         before = self._geometry.wrong
         tokens = data.computed_position + data.num_scheduled_tokens
-        self._geometry.see(tokens, len(state.block_ids))
+        self._geometry.see(tokens, len(state.block_ids), whole=tokens >= state.prompt)
         if self._geometry.wrong and not before:
             _log.error(
                 "MemKV: TensorRT-LLM's blocks hold other than the %d tokens that tokens_per_block "

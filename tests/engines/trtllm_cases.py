@@ -252,8 +252,9 @@ def case_a_small_staging_promises_less() -> None:
 
 
 def case_blocks_of_another_size_are_left_alone() -> None:
-    for tokens in (TOKENS * 2, TOKENS // 2):
-        engine = Engine(f"size-{tokens}", tokens=tokens)
+    # With half of a prompt in a step, blocks of twice the size look right in its first step.
+    for tokens, chunk in ((TOKENS * 2, 10_000), (TOKENS // 2, 10_000), (TOKENS // 2, 6 * TOKENS)):
+        engine = Engine(f"size-{tokens}-{chunk}", tokens=tokens, chunk=chunk)
         for seed in (11, 12, 12):
             assert engine.run(prompt(seed, 12 * TOKENS)) == 0
             engine.settle()

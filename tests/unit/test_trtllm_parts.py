@@ -151,20 +151,23 @@ def test_tokens_may_come_in_pieces_and_again() -> None:
 @pytest.mark.parametrize(
     ("seen", "proven", "wrong"),
     [
-        ([(4 * BLOCK, 4)], True, False),
-        ([(4 * BLOCK, 5)], True, False),
-        ([(3 * BLOCK, 3)], False, False),  # too short a prompt to tell
-        ([(4 * BLOCK, 8)], False, False),  # blocks of half as many tokens
-        ([(2 * BLOCK, 1)], False, True),  # of twice as many
-        ([(9 * BLOCK, 9), (33, 1)], True, True),
+        ([(4 * BLOCK, 4, True)], True, False),
+        ([(4 * BLOCK, 5, True)], True, False),
+        ([(3 * BLOCK, 3, True)], False, False),  # too short a prompt to tell
+        ([(4 * BLOCK, 8, True)], False, False),  # blocks of half as many tokens
+        ([(2 * BLOCK, 1, True)], False, True),  # of twice as many
+        ([(8 * BLOCK, 8, False)], False, False),  # of twice as many, too: half of a prompt
+        ([(8 * BLOCK, 8, False), (16 * BLOCK, 8, True)], False, True),
+        ([(8 * BLOCK, 16, False), (16 * BLOCK, 16, True)], True, False),
+        ([(9 * BLOCK, 9, True), (33, 1, True)], True, True),
     ],
 )
 def test_the_size_of_blocks_is_shown(
-    seen: list[tuple[int, int]], proven: bool, wrong: bool
+    seen: list[tuple[int, int, bool]], proven: bool, wrong: bool
 ) -> None:
     geometry = Geometry(BLOCK)
-    for tokens, blocks in seen:
-        geometry.see(tokens, blocks)
+    for tokens, blocks, whole in seen:
+        geometry.see(tokens, blocks, whole=whole)
     assert (geometry.proven, geometry.wrong) == (proven, wrong)
     assert geometry.holds is (proven and not wrong)
 
