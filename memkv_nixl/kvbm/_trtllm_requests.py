@@ -19,6 +19,7 @@ _BESIDE_TOKENS = (
     "multimodal_positions",
     "multimodal_lengths",
     "multimodal_embedding",
+    "py_multimodal_data",  # also there where TensorRT-LLM could not make hashes
     "mrope_rotary_cos_sin",
     "prompt_embedding_table",
     "input_token_extra_ids",

@@ -112,6 +112,8 @@ def test_salts_and_adapters_are_other_roots() -> None:
 def test_what_tokens_do_not_say_is_nobodys() -> None:
     assert root(multimodal_hashes=[[1, 2]]) is None
     assert root(multimodal_hashes=[]) is not None
+    unhashed = SimpleNamespace(cache_salt_id=None, py_multimodal_data={"image": {"pixels": 1}})
+    assert root_of(unhashed, with_lora=False) is None
     assert root_of(SimpleNamespace(request_id=1), with_lora=False) is None  # of a salt it is silent
     dummy = SimpleNamespace(cache_salt_id=None, is_dummy_request=True)
     assert root_of(dummy, with_lora=False) is None
