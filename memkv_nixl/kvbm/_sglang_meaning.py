@@ -20,7 +20,7 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._settings import TierSettings
 from memkv_nixl.kvbm._sglang_fields import meaning_of, variables_of
-from memkv_nixl.kvbm._weights import weights_digest
+from memkv_nixl.kvbm._weights import configuration_digest, weights_digest
 
 # Formats whose loaders read the weights at the top of the model's folder, and nothing else.
 READ_THE_FOLDER = (
@@ -43,15 +43,6 @@ _BRING_OTHERS: dict[str, tuple[Any, ...]] = {
     "modelexpress_config": (None,),
 }
 _NAME_THEM = 'Name them: "weights": "<a word that changes when they do>"'
-# Of a model's folder, what says how tokens are spelled and not how they are computed.
-_SPELLING = (
-    "tokenizer",
-    "vocab",
-    "special_tokens",
-    "added_tokens",
-    "chat_template",
-    "preprocessor",
-)
 
 
 class Settings:
@@ -212,17 +203,6 @@ def _json_of(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _configuration_of(model: Path) -> str:
-    """A digest of what a model's folder says about it beside its weights."""
-    if not model.is_dir():
-        return ""
-    whole = hashlib.sha256()
-    for file in sorted(model.glob("*.json")):
-        if not file.name.startswith(_SPELLING):
-            whole.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
-
-
 def _layout(said: Settings, model: Path, storage: Any) -> str:
     """Everything that decides how a page's bytes are computed, in one line.
 
@@ -233,8 +213,8 @@ def _layout(said: Settings, model: Path, storage: Any) -> str:
     draft = said["speculative_draft_model_path"]
     meaning = {
         "settings": hashlib.sha256(settings.encode()).hexdigest(),
-        "model": _configuration_of(model),
-        "draft": _configuration_of(Path(draft)) if draft else "",
+        "model": configuration_digest(model),
+        "draft": configuration_digest(Path(draft)) if draft else "",
         "mla": bool(storage.is_mla_model),
         "device": _device(),
     }

@@ -18,7 +18,7 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl._sizes import parse_size
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
-from memkv_nixl.kvbm._weights import weights_digest
+from memkv_nixl.kvbm._weights import configuration_digest, weights_digest
 
 VARIABLE = "MEMKV_TRTLLM"
 STAGING_DEFAULT = "4GiB"
@@ -158,7 +158,8 @@ def namespace_of(llm_args: Any, settings: TierSettings, cache: Any, version: str
         for name, value in _described(llm_args, "", _DEPTH).items()
         if name not in _HARMLESS
     }
-    text = json.dumps(described, sort_keys=True)
+    model = configuration_digest(Path(str(_at(llm_args, "model"))))  # say, how it scales positions
+    text = json.dumps([described, model], sort_keys=True)
     return Namespace(
         model=str(_at(llm_args, "model")),
         revision=settings.weights or _digest_of(_at(llm_args, "model")),

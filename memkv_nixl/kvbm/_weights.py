@@ -23,6 +23,15 @@ from pathlib import Path
 from memkv_nixl._errors import ConfigError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+# Of a model's folder, what says how tokens are spelled and not how they are computed.
+_SPELLING = (
+    "tokenizer",
+    "vocab",
+    "special_tokens",
+    "added_tokens",
+    "chat_template",
+    "preprocessor",
+)
 _READ_BYTES = 8 << 20
 _THREADS = 8
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -50,6 +59,17 @@ def weights_digest(model: str | Path, *, with_code: bool = False) -> str:
     whole = hashlib.sha256()
     for name in sorted(named):
         whole.update(f"{name}\0{digests[named[name]]}\n".encode())
+    return whole.hexdigest()
+
+
+def configuration_digest(model: Path) -> str:
+    """A digest of what a model's folder says about it beside its weights; empty for no folder."""
+    if not model.is_dir():
+        return ""
+    whole = hashlib.sha256()
+    for file in sorted(model.glob("*.json")):
+        if not file.name.startswith(_SPELLING):
+            whole.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
 
 

@@ -304,6 +304,23 @@ def test_weights_that_cannot_be_read_have_to_be_named(tmp_path: Path) -> None:
     assert namespace_of(args, unnamed, CACHE, "1.2.1").fingerprint != before
 
 
+@pytest.mark.parametrize("tier", [NAMED, TierSettings(nodes=("a:1",))])
+def test_the_models_configuration_is_in_the_namespace(tmp_path: Path, tier: TierSettings) -> None:
+    """Weights stay the same where somebody makes a model's context longer."""
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    seen = []
+    for file, text in (
+        ("config.json", '{"rope_theta": 1}'),
+        ("config.json", '{"rope_theta": 2}'),
+        ("hf_quant_config.json", "{}"),
+        ("tokenizer_config.json", "{}"),
+    ):
+        (tmp_path / file).write_text(text, encoding="utf-8")
+        seen.append(namespace_of(Settings(model=str(tmp_path)), tier, CACHE, "1.2.1").fingerprint)
+    assert len(set(seen)) == 3
+    assert seen[2] == seen[3]  # how tokens are spelled is not in the bytes
+
+
 def test_settings_come_from_the_environment() -> None:
     said = {"MEMKV_NODES": "a:1", "MEMKV_TRTLLM": '{"weights": "rev1", "staging": "1GiB"}'}
     tier, staging = settings_of(said)
