@@ -95,10 +95,12 @@ class Publisher:
         self._zmq = zmq
         self._pack = msgspec.msgpack.encode
         self._unpack = msgspec.msgpack.Decoder(tuple[list[str], list[str]]).decode
-        self._broken: type[Exception] = msgspec.DecodeError
+        # The second is what text that is no UTF-8 raises.
+        self._broken: tuple[type[Exception], ...] = (msgspec.DecodeError, UnicodeDecodeError)
         self._clock = clock
         self._index = Index()
         self._sequence = 0
+        self._fell = False
         self._closing = f"inproc://memkv-closing-{next(_names)}"
         context = zmq.Context.instance()
         self._out = context.socket(zmq.XPUB)  # which tells of each subscription
@@ -125,14 +127,16 @@ class Publisher:
         self._thread.join()
         waker.close()
 
-    def wait(self) -> None:
-        """Waits for its end."""
+    def wait(self) -> bool:
+        """Waits for its end; whether it was closed, and did not fail."""
         self._thread.join()
+        return not self._fell
 
     def _run(self) -> None:
         try:
             self._serve()
         except Exception:  # noqa: BLE001 - logged; the engine does not need it
+            self._fell = True
             _log.exception("MemKV: the router is told nothing any more")
         for socket in (self._out, self._in, self._wake):
             socket.close()
@@ -191,11 +195,13 @@ class Announcer:
         self._now = zmq.DONTWAIT
 
     def tell(self, stored: Sequence[str], removed: Sequence[str]) -> None:
-        """Says what the pool has, and has no more."""
+        """Says what the pool has, and has no more; nothing after `close`."""
         if not stored and not removed:
             return
         message = self._pack((stored, removed))
         with self._lock:
+            if self._out.closed:
+                return
             try:
                 self._out.send(message, self._now)
             except self._full:

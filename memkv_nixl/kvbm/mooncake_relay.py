@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     sys.stdout.flush()
     try:
-        publisher.wait()
+        return 0 if publisher.wait() else 1
     except KeyboardInterrupt:
         publisher.close()
     return 0

@@ -221,8 +221,7 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
         atexit.unregister(self.close)
         self._tier.close()
         if self._announcer is not None:
-            self._announcer.close()
-            self._announcer = None
+            self._announcer.close()  # not forgotten: a thread of SGLang's may be about to tell
 
     # ---- inside
 

@@ -31,6 +31,7 @@ from sglang.srt.runtime_context import get_context
 from sglang.srt.server_args import ServerArgs
 
 from memkv_nixl._errors import ConfigError
+from memkv_nixl.kvbm._mooncake_events import Announcer, Publisher
 from memkv_nixl.kvbm._sglang_fields import meaning_of
 from memkv_nixl.store import Cluster
 from tests.engines import sglang_controller, sglang_pools, sglang_side
@@ -540,6 +541,26 @@ def case_the_router_is_told_what_the_pool_has() -> None:
         for socket in (router, late):
             socket.close(0)
         context.destroy(0)
+
+
+def case_a_message_that_nobody_can_read_does_not_end_the_relay() -> None:
+    relay = Publisher("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+    with zmq.Context() as context, context.socket(zmq.SUB) as router:
+        router.connect(relay.published)
+        router.subscribe(b"")
+        with context.socket(zmq.PUSH) as engine:
+            engine.connect(relay.listening)
+            for message in (b"", b"\xff", b"\x92\x91\xa1\xff\x90", b"\x92\x91\xa1a\x90"):
+                engine.send(message)
+            assert received(router) == [("stored", "a")]
+    relay.close()
+    assert relay.wait()
+
+
+def case_nothing_is_told_after_the_end() -> None:
+    announcer = Announcer("tcp://127.0.0.1:1")
+    announcer.close()
+    announcer.tell(["a"], [])  # and nothing is raised on a thread of SGLang's
 
 
 CASES = {name[5:]: case for name, case in globals().items() if name.startswith("case_")}
