@@ -59,6 +59,7 @@ class Settings:
             self._context = get_context()
             self.groups: Mapping[str, str] = groups_of(type(arguments))
             self._leaves = {name: self._context.config_leaf(name) for name in _WATCHED}
+            self._updates = self._count_updates()
         except (ValueError, AttributeError) as error:
             raise ConfigError(
                 f"MemKV cannot see SGLang's settings ({error}), and without them cannot tell which "
@@ -73,7 +74,14 @@ class Settings:
     @property
     def weights_changed(self) -> bool:
         """Whether SGLang was given other weights since it was started, as far as it notes that."""
+        if self._count_updates() != self._updates:  # also where they have the old ones' name
+            return True
         return any(self._context.config_leaf(name) != was for name, was in self._leaves.items())
+
+    def _count_updates(self) -> int:
+        return sum(
+            1 for _, said in self._context.overrides_log() if not said.keys().isdisjoint(_WATCHED)
+        )
 
 
 _WATCHED = ("model_path", "load_format", "weight_version")

@@ -50,6 +50,7 @@ def _missing_parts() -> list[str]:
         "PoolHitPolicy.TRAILING_PAGES": hasattr(hicache_storage.PoolHitPolicy, "TRAILING_PAGES"),
         "runtime_context.get_server_args": hasattr(runtime_context, "get_server_args"),
         "RuntimeContext.config_leaf": hasattr(runtime_context.RuntimeContext, "config_leaf"),
+        "RuntimeContext.overrides_log": hasattr(runtime_context.RuntimeContext, "overrides_log"),
         "arg_utils.namespace_of": hasattr(arg_utils, "namespace_of"),
         "overrides.resolution_result": hasattr(overrides, "resolution_result"),
     }

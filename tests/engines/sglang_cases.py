@@ -422,7 +422,8 @@ def case_without_settings_it_does_not_start() -> None:
 
 def case_other_weights_in_a_running_engine_end_it() -> None:
     keys = keys_of(4, 24)
-    for leaf in ({"weight_version": "two"}, {"model_path": "elsewhere"}):
+    again = {"model_path": str(sglang_side.MODEL)}  # whose files are others now
+    for leaf in ({"weight_version": "two"}, {"model_path": "elsewhere"}, again):
         with settings_of(), Side() as side:
             assert all(side.put(keys))
             assert side.backend.batch_exists(keys) == 4
