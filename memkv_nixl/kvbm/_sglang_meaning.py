@@ -20,7 +20,7 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._settings import TierSettings
 from memkv_nixl.kvbm._sglang_fields import meaning_of, variables_of
-from memkv_nixl.kvbm._weights import configuration_digest, weights_digest
+from memkv_nixl.kvbm._weights import configuration_digest, configuration_of, weights_digest
 
 # Formats whose loaders read the weights at the top of the model's folder, and nothing else.
 READ_THE_FOLDER = (
@@ -42,6 +42,8 @@ _BRING_OTHERS: dict[str, tuple[Any, ...]] = {
     "uno_lora_path": (None,),
     "modelexpress_config": (None,),
 }
+_COARSE_IMAGES = ("sglang/0.5.21", "sglang/0.5.22")
+_SENSES = ("vision_config", "audio_config", "video_config", "thinker_config", "image_token_id")
 _NAME_THEM = 'Name them: "weights": "<a word that changes when they do>"'
 
 
@@ -93,6 +95,7 @@ def namespace_of(
     """The namespace of an engine's pages. Raises ConfigError for what cannot be told apart."""
     _refuse_what_cannot_be_told(said, settings)
     model = _place_of(said["model_path"], said["revision"], said["download_dir"], settings)
+    _refuse_coarse_images(model, engine)
     return Namespace(
         model=_architecture_of(model),
         revision=settings.weights or _weights_of(said, settings),
@@ -163,7 +166,7 @@ def _weights_of(said: Settings, settings: TierSettings) -> str:
 
 def _refuse_foreign_code(place: Path, path: str) -> None:
     """Raises ConfigError where a model's code lies in another repository."""
-    homes = _homes_in(_json_of(place / "config.json").get("auto_map"))
+    homes = _homes_in(configuration_of(place).get("auto_map"))
     if homes - {path}:
         raise ConfigError(
             f"the model's code comes from {', '.join(sorted(homes))} (--trust-remote-code), where "
@@ -198,17 +201,19 @@ def _place_of(path: str, revision: str | None, folder: str | None, settings: Tie
     )
 
 
+def _refuse_coarse_images(model: Path, engine: str) -> None:
+    """Old SGLangs put 30 bits of an image's hash into the tokens: too few for a lasting pool."""
+    said = configuration_of(model)
+    if engine in _COARSE_IMAGES and any(part in said for part in _SENSES):
+        raise ConfigError(
+            f"{model.name} sees images or hears sounds, of which {engine} puts 30 bits of a hash "
+            "into its keys, so two of them could be taken for one. Use SGLang 0.5.23 for it"
+        )
+
+
 def _architecture_of(model: Path) -> str:
-    named = _json_of(model / "config.json").get("architectures")
+    named = configuration_of(model).get("architectures")
     return "+".join(map(str, named)) if isinstance(named, list) and named else model.name
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # a single file, or a model of another make; its bytes are in the digest
-    return value if isinstance(value, dict) else {}
 
 
 def _layout(said: Settings, model: Path, storage: Any) -> str:

@@ -18,7 +18,7 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl._sizes import parse_size
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
-from memkv_nixl.kvbm._weights import configuration_digest, weights_digest
+from memkv_nixl.kvbm._weights import configuration_digest, layers_of, weights_digest
 
 VARIABLE = "MEMKV_TRTLLM"
 STAGING_DEFAULT = "4GiB"
@@ -63,7 +63,6 @@ _HARMLESS_SETTINGS = (
     "otlp_traces_endpoint",
     "garbage_collection_gen0_threshold",
     "gpus_per_node",
-    "env_overrides",
     "cuda_graph_config",
     "disable_overlap_scheduler",
     "orchestrator_type",
@@ -123,6 +122,22 @@ def settings_of(environment: Mapping[str, str]) -> tuple[TierSettings, int]:
         return tier_settings(said, environment=environment), staging
     except ConfigError as error:
         raise ConfigError(f"{VARIABLE}: {error}") from error
+
+
+def refuse_scattered(llm_args: Any, cache: Any) -> None:
+    """Raises ConfigError where a block is more than its row of the primary pool, which is moved."""
+    dtype = _at(llm_args, "kv_cache_config.dtype")
+    if str(dtype).lower() == "nvfp4":
+        raise ConfigError(
+            "TensorRT-LLM's kv_cache_config.dtype is nvfp4, whose scales lie in a pool of their "
+            "own, and MemKV moves one pool only. Set another dtype"
+        )
+    layers = layers_of(Path(str(_at(llm_args, "model"))))
+    if layers is not None and layers != cache.shape[1]:
+        raise ConfigError(
+            f"the model has {layers} layers and TensorRT-LLM's primary pool holds "
+            f"{cache.shape[1]}: the others lie elsewhere, and MemKV moves one pool only"
+        )
 
 
 def refuse_unfit(llm_args: Any) -> None:

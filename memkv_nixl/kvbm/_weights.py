@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from memkv_nixl._errors import ConfigError
 
@@ -71,6 +72,25 @@ def configuration_digest(model: Path) -> str:
         if not file.name.startswith(_SPELLING):
             whole.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def configuration_of(model: Path) -> dict[str, Any]:
+    """A model's config.json; empty where there is none that can be read."""
+    try:
+        value = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def layers_of(model: Path) -> int | None:
+    """How many layers a model says it has, if it does."""
+    said = configuration_of(model)
+    for part in (said, said.get("text_config")):
+        layers = part.get("num_hidden_layers") if isinstance(part, dict) else None
+        if isinstance(layers, int):
+            return layers
+    return None
 
 
 def _files_in(folder: Path) -> list[Path]:

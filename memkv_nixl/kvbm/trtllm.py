@@ -27,6 +27,7 @@ from typing import Any
 from memkv_nixl._errors import ConfigError, MemKVError
 from memkv_nixl.kvbm._trtllm_meaning import (
     namespace_of,
+    refuse_scattered,
     refuse_unfit,
     settings_of,
     tokens_per_block_of,
@@ -202,6 +203,7 @@ class MemKVWorker(_Worker):  # type: ignore[misc]  # not there when this is chec
         """The cache is there: from now on something can be found."""
         if self._link.staging is not None:
             self._link.staging.close()
+        refuse_scattered(self._llm_args, kv_cache_tensor)
         version = importlib.metadata.version("tensorrt_llm")
         namespace = namespace_of(self._llm_args, self._settings, kv_cache_tensor, version)
         self._link.staging = Staging(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from memkv_nixl._errors import ConfigError
 from memkv_nixl.kvbm._mooncake_events import Index, check_endpoint, publishes_itself
 from memkv_nixl.kvbm._sglang_fields import HARMLESS, HARMLESS_GROUPS, meaning_of
+from memkv_nixl.kvbm._sglang_meaning import _refuse_coarse_images
 from memkv_nixl.kvbm._sglang_pools import Ranks
 from memkv_nixl.kvbm._sglang_runs import begins_run, runs_of, sure_runs_of
 
@@ -119,3 +122,12 @@ def test_an_engine_publishes_itself_where_the_address_is_its_own() -> None:
     for endpoint, itself in (("tcp://*:5557", True), ("tcp://relay:5556", False)):
         check_endpoint(endpoint)
         assert publishes_itself(endpoint) is itself
+
+
+def test_images_of_thirty_bits_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {}}))
+    with pytest.raises(ConfigError, match=r"30 bits.*0\.5\.23"):
+        _refuse_coarse_images(tmp_path, "sglang/0.5.21")
+    _refuse_coarse_images(tmp_path, "sglang/0.5.23")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Llama"]}))
+    _refuse_coarse_images(tmp_path, "sglang/0.5.21")

@@ -17,7 +17,12 @@ import pytest
 
 from memkv_nixl._errors import ConfigError
 from memkv_nixl.kvbm._settings import TierSettings
-from memkv_nixl.kvbm._trtllm_meaning import namespace_of, refuse_unfit, settings_of
+from memkv_nixl.kvbm._trtllm_meaning import (
+    namespace_of,
+    refuse_scattered,
+    refuse_unfit,
+    settings_of,
+)
 from memkv_nixl.kvbm._trtllm_requests import Geometry, Promise, RequestState, TokenChain, root_of
 from memkv_nixl.kvbm._trtllm_staging import Rows
 from tests.kvbm.trtllm_stand_in import (
@@ -260,6 +265,24 @@ def test_what_does_not_fit_is_refused(said: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         refuse_unfit(settings(**said))
     refuse_unfit(settings())
+
+
+def test_blocks_that_are_more_than_their_row_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nvfp4"):
+        refuse_scattered(settings(kv_cache_config=CacheSettings(dtype="nvfp4")), CACHE)
+    refuse_scattered(settings(), CACHE)
+    for said, fits in (
+        ({"num_hidden_layers": 4}, True),
+        ({"num_hidden_layers": 5}, False),
+        ({"text_config": {"num_hidden_layers": 5}}, False),
+        ({"architectures": ["Other"]}, True),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        if fits:
+            refuse_scattered(Settings(model=str(tmp_path)), CACHE)
+            continue
+        with pytest.raises(ConfigError, match="5 layers"):
+            refuse_scattered(Settings(model=str(tmp_path)), CACHE)
 
 
 def name(
