@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import settings
 # example says nothing on a shared machine, and pytest-timeout holds the test as a whole.
 settings.register_profile("memkv", deadline=None, print_blob=True)
 settings.load_profile("memkv")
+
+# What our commands do on a hang-up is tested; under nohup their children would ignore it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -31,7 +32,7 @@ DEVICE_BYTES = 6 << 30
 # What moves through one small buffer stays in a processor's cache, where a virtual disk copies
 # faster than any memory is. So the raw device moves through as much memory as the store on flash.
 RAW_MEMORY_BYTES = SMALL_DRAM_BYTES
-FLUSH_BYTES = 128 << 20  # written between two flushes: the store flushes once a segment
+FLUSH_BYTES = 128 << 20  # the store flushes once a segment, before it is written anew
 
 Samples = dict[str, list[float]]
 
@@ -86,6 +87,8 @@ class _Bench:
         self._flash = flash
         self._args = args
         self._round = 0  # never repeats, so that every put is a new block
+        self._settled = files["raw"].open("rb")
+        self._first_raw = 0  # where the last raw write began
 
     def measure_size(self, size: int) -> Samples:
         samples: Samples = defaultdict(list)
@@ -95,39 +98,45 @@ class _Bench:
             self._measure_round(size, samples if number > 0 else defaultdict(list))
         return samples
 
+    def _timed(self, *words: object) -> float:
+        """One measure that begins when nothing of those before waits in the disk's cache."""
+        os.fdatasync(self._settled.fileno())
+        return self._meter.measure(*words)
+
     def _measure_round(self, size: int, samples: Samples) -> None:
         total = self._args.megabytes * MIB
         batches = max(1, total // (size * BATCH))
         meter = self._meter
         for chunk in TCP_CHUNKS:
-            samples[f"tcp {chunk >> 10} KiB"].append(
-                meter.measure("tcp", size, BATCH, chunk, total)
-            )
+            samples[f"tcp {chunk >> 10} KiB"].append(self._timed("tcp", size, BATCH, chunk, total))
         words = (size, BATCH, batches, self._round, self._args.in_flight)
-        samples["put dram"].append(meter.measure("put", self._dram, *words))
+        samples["put dram"].append(self._timed("put", self._dram, *words))
         meter.measure("clean", self._dram)
         before = meter.measure("number", self._dram, "hits_dram")
-        samples["get dram"].append(meter.measure("get", self._dram, *words))
+        samples["get dram"].append(self._timed("get", self._dram, *words))
         hits = meter.measure("number", self._dram, "hits_dram") - before
         samples["dram share"].append(hits / (batches * BATCH))
-        for number, depth in enumerate(DEPTHS):
-            io = min(size, 4 * MIB)
-            # Through the whole file, as the store does it: nothing is read or written again and
-            # again out of somebody's cache.
-            first = (self._round * len(DEPTHS) + number) * total % (DEVICE_BYTES - total)
-            raw = (io, depth, first, total, RAW_MEMORY_BYTES, FLUSH_BYTES)
-            write = meter.measure("write", self._files["raw"], *raw)
-            read = meter.measure("read", self._files["flash"], *raw)
-            samples[f"write depth {depth}"].append(write)
-            samples[f"read depth {depth}"].append(read)
+        for depth in DEPTHS:
+            self._measure_raw(min(size, 4 * MIB), depth, total, samples)
         self._measure_flash(words, batches, samples)
         self._measure_engine(size, batches * BATCH, samples)
+
+    def _measure_raw(self, io: int, depth: int, total: int, samples: Samples) -> None:
+        """Writes, and reads what the measure before wrote: through the whole file and with another
+        set between, as the engine's measures do, so that no cache below helps one of the two."""
+        how = (total, RAW_MEMORY_BYTES, FLUSH_BYTES)
+        path = self._files["raw"]
+        written = (self._first_raw + total) % (DEVICE_BYTES - total)
+        samples[f"write depth {depth}"].append(self._timed("write", path, io, depth, written, *how))
+        before = (io, depth, self._first_raw)
+        samples[f"read depth {depth}"].append(self._timed("read", path, *before, *how))
+        self._first_raw = written
 
     def _measure_flash(
         self, words: tuple[int, int, int, int, int], batches: int, samples: Samples
     ) -> None:
         meter = self._meter
-        samples["put flash"].append(meter.measure("put", self._flash, *words))
+        samples["put flash"].append(self._timed("put", self._flash, *words))
         meter.measure("clean", self._flash)
         # Another set pushes the first out of DRAM.
         size, batch, _, _, in_flight = words
@@ -135,19 +144,19 @@ class _Bench:
         meter.measure("put", self._flash, size, batch, batches, self._round, in_flight)
         meter.measure("clean", self._flash)
         before = meter.measure("number", self._flash, "hits_flash")
-        samples["get flash"].append(meter.measure("get", self._flash, *words))
+        samples["get flash"].append(self._timed("get", self._flash, *words))
         hits = meter.measure("number", self._flash, "hits_flash") - before
         samples["flash share"].append(hits / (batches * BATCH))
 
     def _measure_engine(self, size: int, blocks: int, samples: Samples) -> None:
         store = (self._files["engine"], SMALL_DRAM_BYTES)
         put = (*store, "put", size, blocks)
-        samples["engine put"].append(self._meter.measure("engine", *put, self._round, BATCH))
+        samples["engine put"].append(self._timed("engine", *put, self._round, BATCH))
         self._round += 1
         # Another set pushes the first out of DRAM.
         self._meter.measure("engine", *put, self._round, BATCH)
         get = (*store, "get", size, blocks, self._round - 1, BATCH)
-        samples["engine get"].append(self._meter.measure("engine", *get))
+        samples["engine get"].append(self._timed("engine", *get))
 
 
 def _best(samples: Samples, prefix: str) -> tuple[str, float]:

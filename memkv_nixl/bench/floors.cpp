@@ -213,8 +213,8 @@ Result<double> raw_device(const std::string& path, const RawPlan& plan, Blocks& 
   const std::uint64_t started = system_clock().now_ns();
   while (done < operations || run.flushing()) {
     while (begun < operations && begun - done < plan.depth) {
-      run.begin(begun++);
       if (plan.write && begun % flush_every == 0 && !run.flushing()) run.begin_flush();
+      run.begin(begun++);
     }
     const Result<std::uint64_t> over = run.reap();
     if (!over) return fail(over.error().code, path + ": " + over.error().text);

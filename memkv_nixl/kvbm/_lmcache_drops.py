@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memkv_nixl._errors import code_name
+from memkv_nixl._errors import UsageError, code_name
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._chains import Block
 from memkv_nixl.kvbm._settings import TierSettings
@@ -30,9 +30,12 @@ class Drops:
         self._space = namespace.fingerprint
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._closed = False
 
     def drop(self, blocks: Sequence[Block]) -> list[bool]:
-        """Which of the blocks are gone for good."""
+        """Which of the blocks are gone for good. Raises UsageError once it is closed."""
+        if not blocks:
+            return []
         deadline_ms = self._settings.store_deadline_ms
         keys, groups = [block.key for block in blocks], [block.group for block in blocks]
         request = self._connected().drop(self._space, keys, groups=groups, timeout_ms=deadline_ms)
@@ -42,6 +45,7 @@ class Drops:
     def close(self) -> None:
         """Lets go of the client."""
         with self._lock:
+            self._closed = True
             if self._client is not None:
                 self._client.close()
                 self._client = None
@@ -50,6 +54,8 @@ class Drops:
         from memkv_nixl._native import Client
 
         with self._lock:
+            if self._closed:
+                raise UsageError("the tier is closed")
             if self._client is None:
                 file = self._settings.token_file
                 token = b"" if file is None else Path(file).read_bytes().rstrip(b"\r\n")

@@ -18,6 +18,7 @@ from typing import Any
 
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
+from memkv_nixl.kvbm._device import device_of_kernels
 from memkv_nixl.kvbm._settings import TierSettings
 from memkv_nixl.kvbm._sglang_fields import meaning_of, variables_of
 from memkv_nixl.kvbm._weights import configuration_digest, configuration_of, weights_digest
@@ -229,15 +230,6 @@ def _layout(said: Settings, model: Path, storage: Any) -> str:
         "model": configuration_digest(model),
         "draft": configuration_digest(Path(draft)) if draft else "",
         "mla": bool(storage.is_mla_model),
-        "device": _device(),
+        "device": device_of_kernels(),
     }
     return json.dumps(meaning, sort_keys=True, separators=(",", ":"))
-
-
-def _device() -> str:
-    """What the engine runs on, as far as it decides which kernels compute a page."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.version.hip or 'cuda'} {torch.cuda.get_device_capability()}"
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from memkv_nixl._buffers import Extent
-from memkv_nixl._errors import ConfigError
+from memkv_nixl._errors import ConfigError, UsageError
 from memkv_nixl.kvbm._tier import BLOCK_BYTES_MAX, Tier
 
 KV = "kv"
@@ -98,9 +98,14 @@ class HostPool:
         return [part.name for part in self.parts]
 
     def pages(self, indices: Any) -> list[list[Extent]]:
-        """For each page whose slots stand in `indices`, the memory of its parts."""
+        """For each page whose slots stand in `indices`, the memory of its parts.
+
+        Raises UsageError where SGLang names something else than whole pages of this pool.
+        """
         addresses, sizes = self._pool.get_page_buffer_meta(indices)
         buffers = self.parts[-1].buffer + 1
+        if len(addresses) % buffers or len(addresses) != len(sizes):
+            raise UsageError(f"SGLang's {self.name} pool does not say where whole pages lie")
         pages = []
         for first in range(0, len(addresses), buffers):
             page = []
@@ -112,11 +117,10 @@ class HostPool:
 
     def _extent(self, address: int, length: int, size: int) -> Extent:
         """The memory of a part; SGLang's word for it is not taken."""
-        assert 0 < length <= size
-        for extent in self._extents:
+        for extent in self._extents if 0 < length <= size else ():
             if extent.address <= address and address + length <= extent.end:
                 return Extent(address, length, extent.keeps)
-        raise AssertionError(f"SGLang's {self.name} pool names a page outside its own memory")
+        raise UsageError(f"SGLang's {self.name} pool names a page outside its own memory")
 
     def _sizes_of_a_page(self) -> list[int]:
         import torch

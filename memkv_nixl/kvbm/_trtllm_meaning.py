@@ -17,6 +17,7 @@ from typing import Any
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl._sizes import parse_size
+from memkv_nixl.kvbm._device import device_of_kernels
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 from memkv_nixl.kvbm._weights import configuration_digest, layers_of, weights_digest
 
@@ -174,7 +175,7 @@ def namespace_of(llm_args: Any, settings: TierSettings, cache: Any, version: str
         if name not in _HARMLESS
     }
     model = configuration_digest(Path(str(_at(llm_args, "model"))))  # say, how it scales positions
-    text = json.dumps([described, model], sort_keys=True)
+    text = json.dumps([described, model, device_of_kernels()], sort_keys=True)
     return Namespace(
         model=str(_at(llm_args, "model")),
         revision=settings.weights or _digest_of(_at(llm_args, "model")),

@@ -191,17 +191,17 @@ class MemKVAdapter(L2AdapterInterface):  # type: ignore[misc]  # LMCache is not 
         LMCache's that looks after quotas.
         """
         free = [key for key in keys if _series_of(key) in self._looks and key not in self._locks]
-        looks = [self._looks[_series_of(key)] for key in free]
-        blocks = [self._block(key, layout) for key, (layout, _) in zip(free, looks, strict=True)]
-        gone = [False] * len(free)
+        named = [(key, *self._looks[_series_of(key)]) for key in free]
+        blocks = [(key, size, self._block(key, layout)) for key, layout, size in named]
+        there = [(key, size, block) for key, size, block in blocks if block is not None]
+        gone = [False] * len(there)
         try:
-            gone = self._drops.drop([block for block in blocks if block is not None])
+            gone = self._drops.drop([block for _, _, block in there])
         except (MemKVError, OSError) as error:
             _log.warning("MemKV: nothing was deleted: %s", error)
-        dropped = [i for i, there in enumerate(gone) if there]
+        dropped = [(key, size) for (key, size, _), done in zip(there, gone, strict=True) if done]
         if dropped:
-            sizes = [looks[i][1] for i in dropped]
-            self._notify_keys_deleted([free[i] for i in dropped], sizes)
+            self._notify_keys_deleted([key for key, _ in dropped], [size for _, size in dropped])
         if len(dropped) < len(keys):
             _log.warning(
                 "MemKV: %d of %d objects were not deleted: they are in use, of a model that this "

@@ -29,7 +29,7 @@ from sglang.srt.mem_cache.hicache_storage import (
 )
 
 from memkv_nixl._buffers import Extent
-from memkv_nixl._errors import ConfigError, UsageError
+from memkv_nixl._errors import ConfigError, MemKVError, UsageError
 from memkv_nixl.kvbm._chains import Block
 from memkv_nixl.kvbm._counts import Numbers
 from memkv_nixl.kvbm._mooncake_events import Announcer, publishes_itself
@@ -344,9 +344,18 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
                 self._once(f"SGLang's slots of the {name} pool do not fit its pages")
             elif storing and not pool.stores:
                 results[name] = [True] * len(keys)  # another rank stores what all hold alike
-            elif keys and not retired:
-                moves.append(_Move(name, pool, _plain(keys), [], 0, pool.pages(indices)))
+            elif keys and not retired and (pages := self._pages(pool, indices)) is not None:
+                moves.append(_Move(name, pool, _plain(keys), [], 0, pages))
         return results, moves
+
+    def _pages(self, pool: HostPool, indices: Any) -> list[list[Extent]] | None:
+        """Where pages lie; None where SGLang's word for it cannot be taken. What is raised here
+        would end SGLang's thread for all of its storage."""
+        try:
+            return pool.pages(indices)
+        except (MemKVError, ValueError, IndexError, NotImplementedError) as error:
+            self._once(f"{error}. Such pages are neither stored nor fetched")
+            return None
 
     def _retire(self) -> bool:
         """Whether SGLang was given other weights, after which its pages mean something else."""

@@ -226,6 +226,11 @@ Result<void> speak_obj(Values& values, const std::string& bucket) {
                     "MEMKV_NAMESPACE (or `namespace:` in the file that MEMKV_CONFIG names) to a "
                     "word that changes when they do, say llama-70b-rev2-tp8");
   }
+  // So that one name is one namespace and one bucket; no store has such buckets.
+  if (bucket.contains('/')) {
+    return fail(Code::invalid, "parameter bucket: '" + bucket +
+                                   "' has a slash in it; blocks lie in NAMESPACE/BUCKET");
+  }
   if (!bucket.empty() && !space.value.starts_with(kHexPrefix)) space.value += "/" + bucket;
   return {};
 }

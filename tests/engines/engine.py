@@ -149,6 +149,7 @@ class Engine:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self._process.communicate(timeout=60)
             raise AssertionError(f"the engine ended; its log ends with:\n{self.log[-_TAIL:]}")
         said: dict[str, Any] = json.loads(line)
         return said

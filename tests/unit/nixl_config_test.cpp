@@ -152,6 +152,14 @@ TEST_F(NixlConfigTest, ByTheNameObjOtherBucketsAreOtherNamespaces) {
   EXPECT_EQ(hex->space, *space_of(spelled, Dialect::obj));
 }
 
+TEST_F(NixlConfigTest, ByTheNameObjABucketHasNoSlash) {
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  const auto settings = load_settings({{"bucket", "one/two"}}, environment(), kObjName);
+  ASSERT_FALSE(settings.has_value());
+  EXPECT_NE(settings.error().text.find("bucket: 'one/two' has a slash"), std::string::npos)
+      << settings.error().text;
+}
+
 TEST_F(NixlConfigTest, ByTheNameObjTheNamespaceHasToBeSaid) {
   variables_["MEMKV_NODES"] = "e:1";
   // `default` is what NIXL's list of our parameters hands to those who copy it.
