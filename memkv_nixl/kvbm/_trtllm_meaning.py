@@ -17,7 +17,6 @@ from typing import Any
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl._sizes import parse_size
-from memkv_nixl.kvbm._device import device_of_kernels
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 from memkv_nixl.kvbm._weights import configuration_digest, layers_of, weights_digest
 
@@ -167,15 +166,18 @@ def tokens_per_block_of(llm_args: Any) -> int:
     return said
 
 
-def namespace_of(llm_args: Any, settings: TierSettings, cache: Any, version: str) -> Namespace:
-    """One meaning of bytes: the engine, its settings, its weights, and the shape of its cache."""
+def namespace_of(
+    llm_args: Any, settings: TierSettings, cache: Any, version: str, device: str
+) -> Namespace:
+    """One meaning of bytes: the engine and what it runs on, its settings, its weights, and the
+    shape of its cache."""
     described = {
         name: value
         for name, value in _described(llm_args, "", _DEPTH).items()
         if name not in _HARMLESS
     }
     model = configuration_digest(Path(str(_at(llm_args, "model"))))  # say, how it scales positions
-    text = json.dumps([described, model, device_of_kernels()], sort_keys=True)
+    text = json.dumps([described, model, device], sort_keys=True)
     return Namespace(
         model=str(_at(llm_args, "model")),
         revision=settings.weights or _digest_of(_at(llm_args, "model")),

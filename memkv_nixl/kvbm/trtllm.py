@@ -25,6 +25,7 @@ import os
 from typing import Any
 
 from memkv_nixl._errors import ConfigError, MemKVError
+from memkv_nixl.kvbm._device import device_of_kernels
 from memkv_nixl.kvbm._trtllm_meaning import (
     namespace_of,
     refuse_scattered,
@@ -205,7 +206,9 @@ class MemKVWorker(_Worker):  # type: ignore[misc]  # not there when this is chec
             self._link.staging.close()
         refuse_scattered(self._llm_args, kv_cache_tensor)
         version = importlib.metadata.version("tensorrt_llm")
-        namespace = namespace_of(self._llm_args, self._settings, kv_cache_tensor, version)
+        namespace = namespace_of(
+            self._llm_args, self._settings, kv_cache_tensor, version, device_of_kernels()
+        )
         self._link.staging = Staging(
             self._settings, namespace, kv_cache_tensor, self._staging_bytes
         )

@@ -31,6 +31,8 @@ inline constexpr std::size_t kTextBytesMax = 1024;            // (format) a sent
 inline constexpr std::size_t kNameBytesMax = 64;              // (format) who a peer says it is
 inline constexpr std::size_t kAddressBytesMax = 256;          // (format)
 inline constexpr std::uint32_t kNodesMax = 1024;              // (format) nodes in one map
+inline constexpr std::uint32_t kStaticEpoch = 1;  // (format) of a node without a control plane
+inline constexpr std::uint32_t kEpochLeapMax = 1u << 24;  // (format) from one map to the next
 
 // one step of a hand
 inline constexpr std::size_t kSliceBytes = 256 * 1024;
@@ -95,6 +97,11 @@ inline constexpr std::uint64_t kBackoffMsMax = 2000;
 inline constexpr std::uint64_t kMuteMsMin = 200;          // a node may be silent that long
 inline constexpr unsigned kTimeoutsInRowMax = 3;          // then a node's breaker opens
 inline constexpr std::size_t kClientBlocksMax = 1 << 20;  // under way in one client
+inline constexpr std::uint64_t kOldMapMs =
+    10 * 60 * 1000;                              // for so long blocks are looked for by an old map
+inline constexpr std::size_t kOldMapsMax = 4;    // that are kept
+inline constexpr std::size_t kPlacesMax = 3;     // where one block is looked for
+inline constexpr std::uint64_t kMapAskMs = 500;  // between two questions for a map
 
 // the NIXL plugin
 inline constexpr std::uint64_t kQueryTimeoutMsDefault =

@@ -287,6 +287,9 @@ class PyClient {
     out["bytes_put"] = stats.bytes_put;
     out["bytes_got"] = stats.bytes_got;
     out["reconnects"] = stats.reconnects;
+    out["epoch"] = stats.epoch;
+    out["asked_older"] = stats.asked_older;
+    out["found_older"] = stats.found_older;
     return out;
   }
 

@@ -32,10 +32,13 @@
 namespace memkv {
 
 struct ClientOptions {
-  std::vector<std::string> nodes;  // "host:port"; the same spelling everywhere, placement hashes it
-  std::vector<std::byte> token;    // empty: the built-in tenant
-  std::string name = "memkv";      // for the nodes' logs
-  std::uint64_t timeout_ms = 0;    // 0: kTimeoutMsDefault; of a request unless it brings its own
+  // "host:port". Where a control plane publishes a map these are but the first to be asked for it,
+  // and the client follows it; elsewhere they are all there is, and must be spelled the same
+  // everywhere, because placement hashes them.
+  std::vector<std::string> nodes;
+  std::vector<std::byte> token;  // empty: the built-in tenant
+  std::string name = "memkv";    // for the nodes' logs
+  std::uint64_t timeout_ms = 0;  // 0: kTimeoutMsDefault; of a request unless it brings its own
 };
 
 // What stands in for the world; a simulation brings its own.
@@ -84,6 +87,8 @@ struct ClientStats {
   std::uint64_t put_ok = 0, put_exists = 0, get_ok = 0, get_misses = 0, corrupt = 0, timeouts = 0,
                 unreachable = 0;
   std::uint64_t bytes_put = 0, bytes_got = 0, reconnects = 0;
+  std::uint64_t epoch = 0;  // of the map it places by; 0: the nodes it was given are the map
+  std::uint64_t asked_older = 0, found_older = 0;  // blocks looked for by a former map
 };
 
 // One request under way. Thread: any. Destroying it cancels it and, where the client has a thread

@@ -6,16 +6,19 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "client/places.h"
 
 namespace memkv {
 namespace {
-
-constexpr std::uint32_t kWeightOfAll = 100;  // until there is a map that says otherwise
 
 // Two ranges of one key agree when they saw the same value: incarnations are told apart per
 // connection.
 bool agree(const Operation::Item& a, const Operation::Item& b) {
   return a.node == b.node && a.connection == b.connection && a.incarnation == b.incarnation;
+}
+
+bool names_its_node(const Operation& operation) {
+  return operation.kind == Operation::Kind::stat || operation.kind == Operation::Kind::map;
 }
 
 // Ranges of one key that saw different values are no part of one block: all of them are misses.
@@ -38,23 +41,12 @@ void refuse_mixed_ranges(Operation& operation) {
 }  // namespace
 
 ClientCore::ClientCore(const ClientOptions& options, const ClientWorld& world)
-    : options_(options), world_(world) {
-  for (const std::string& address : options_.nodes) {
-    map_.push_back({.id = node_id_of(address), .weight = kWeightOfAll});
-    NodeHealth health;
-    health.address = address;
-    health.node = map_.back().id;
-    health_.push_back(std::move(health));
-  }
+    : options_(options), world_(world), map_(options.nodes) {
+  for (const std::string& address : options_.nodes) health_.push_back(unknown_health(address));
 }
 
 void ClientCore::start() {
-  if (closing_) return;
-  for (std::size_t i = 0; i < options_.nodes.size(); ++i) {
-    sessions_.push_back(std::make_shared<NodeSession>(*this, i, options_.nodes[i]));
-  }
-  sessions_open_ = sessions_.size();
-  for (const auto& session : sessions_) session->start();
+  if (!closing_) adopt();
 }
 
 void ClientCore::begin(const std::shared_ptr<Operation>& operation) {
@@ -69,25 +61,37 @@ void ClientCore::begin(const std::shared_ptr<Operation>& operation) {
     finish(operation);
     return;
   }
-  place_items(*operation);
   set_deadline(*operation);
-  submit(operation);
+  if (oriented_ || names_its_node(*operation)) {
+    place_and_submit(operation);
+  } else {
+    unplaced_.push_back(operation);
+  }
+}
+
+void ClientCore::place_and_submit(const std::shared_ptr<Operation>& operation) {
+  place_items(*operation);
+  if (operation->open == 0) {
+    finish(operation);
+  } else {
+    submit(operation);
+  }
 }
 
 void ClientCore::place_items(Operation& operation) {
-  if (operation.kind == Operation::Kind::stat) return;  // it names its node
+  if (names_its_node(operation)) return;
   struct Placed {
     Fingerprint group;
-    std::uint32_t node = 0;
+    std::optional<ClientMap::Place> place;
   };
   // Blocks of a prefix name one group again and again; a key that is its own group hardly does.
   std::map<std::string_view, Placed> groups;
   const auto place_group = [&](std::span<const std::byte> group) {
     const Fingerprint fingerprint = group_fingerprint(operation.space.id, group);
-    const std::size_t node = place(fingerprint, map_).value_or(0);
-    return Placed{.group = fingerprint, .node = static_cast<std::uint32_t>(node)};
+    return Placed{.group = fingerprint, .place = map_.place(fingerprint)};
   };
-  for (Operation::Item& item : operation.items) {
+  for (std::size_t i = 0; i < operation.items.size(); ++i) {
+    Operation::Item& item = operation.items[i];
     if (item.over) continue;
     Placed placed;
     if (item.group.empty()) {
@@ -98,7 +102,11 @@ void ClientCore::place_items(Operation& operation) {
       placed = known->second;
     }
     item.traits.group = placed.group;
-    item.node = placed.node;
+    if (placed.place) {
+      send_to(item, *placed.place);
+    } else {
+      operation.settle(i, Code::unreachable);  // a map without a node that takes blocks
+    }
   }
 }
 
@@ -130,7 +138,14 @@ void ClientCore::submit(const std::shared_ptr<Operation>& operation) {
 void ClientCore::end_early(const std::shared_ptr<Operation>& operation, Code code) {
   if (operation->ending || operation->open == 0) return;
   operation->ending = true;
-  for (const std::uint32_t node : operation->nodes) sessions_[node]->abandon(operation, code);
+  if (std::erase(unplaced_, operation) > 0) {
+    operation->settle_all(code);
+    finish(operation);
+    return;
+  }
+  for (const std::uint32_t node : operation->nodes) {
+    if (sessions_[node] != nullptr) sessions_[node]->abandon(operation, code);
+  }
 }
 
 void ClientCore::cancel(const std::shared_ptr<Operation>& operation) {
@@ -140,8 +155,13 @@ void ClientCore::cancel(const std::shared_ptr<Operation>& operation) {
 void ClientCore::item_over(const std::shared_ptr<Operation>& operation, std::size_t item,
                            Code code) {
   MEMKV_CHECK(!operation->items[item].over, "a block is over once");
-  if (operation->items[item].over) return;
-  operation->settle(item, code);
+  if (operation->items[item].over || ask_older(operation, item, code)) return;
+  const Code known = told(*operation, item, code);
+  if (known == Code::ok && operation->items[item].times_asked > 1) {
+    const std::lock_guard lock(published_mutex_);
+    stats_.found_older += 1;
+  }
+  operation->settle(item, known);
   if (operation->open == 0) finish(operation);
 }
 
@@ -165,14 +185,28 @@ void ClientCore::close(Task closed) {
     closing_ = true;
     const auto all = operations_;  // ending one takes it out
     for (const auto& [number, operation] : all) end_early(operation, Code::cancelled);
-    for (const auto& session : sessions_) session->close();
+    world_.executor.cancel(std::exchange(looking_, 0));
+    world_.executor.cancel(std::exchange(outliving_, 0));
+    for (const auto& session : sessions_) {
+      if (session != nullptr) session->close();
+    }
   }
   tell_closed_when_over();
 }
 
-void ClientCore::node_closed() {
+void ClientCore::node_closed(std::size_t node) {
   sessions_open_ -= 1;
   tell_closed_when_over();
+  if (closing_) return;
+  // It calls from inside of itself.
+  world_.executor.post([weak = weak_from_this(), node] {
+    const auto self = weak.lock();
+    if (!self || self->closing_) return;
+    self->sessions_[node].reset();
+    self->map_.forget(node);
+    const std::lock_guard lock(self->published_mutex_);
+    self->health_[node] = {};
+  });
 }
 
 void ClientCore::tell_closed_when_over() {
@@ -190,10 +224,17 @@ std::span<std::byte> ClientCore::frame_memory() {
 }
 
 void ClientCore::node_changed(std::size_t node, const NodeHealth& health) {
-  const std::lock_guard lock(published_mutex_);
-  const std::uint64_t id = health_[node].node;
-  health_[node] = health;
-  health_[node].node = id;
+  {
+    const std::lock_guard lock(published_mutex_);
+    const std::uint64_t id = health_[node].node;
+    health_[node] = health;
+    health_[node].node = id;
+  }
+  if (!health.breaker_open || closing_) return;
+  look_for_map();
+  if (oriented_) return;
+  const bool all = std::ranges::all_of(health_, &NodeHealth::breaker_open);
+  if (all) orient();
 }
 
 void ClientCore::node_reconnected() {
@@ -218,6 +259,7 @@ void ClientCore::count_begin(const Operation& operation) {
       stats_.drops += blocks;
       break;
     case Operation::Kind::stat:
+    case Operation::Kind::map:
       break;
   }
 }
@@ -263,7 +305,9 @@ ClientStats ClientCore::stats() const {
 
 std::vector<NodeHealth> ClientCore::health() const {
   const std::lock_guard lock(published_mutex_);
-  return health_;
+  std::vector<NodeHealth> known = health_;
+  std::erase_if(known, [](const NodeHealth& health) { return health.address.empty(); });
+  return known;
 }
 
 }  // namespace memkv

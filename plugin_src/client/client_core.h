@@ -1,5 +1,9 @@
 // ClientCore: the client on its mind: places blocks, hands them to the nodes' sessions, keeps the
-// deadlines, and decides what became of each request.
+// deadlines, follows the map, and decides what became of each request.
+//
+// A block that is not where the map in force has it is asked for where former maps had it, so that
+// growing does not cost hits; a drop goes to all of those places. Requests wait for the first node
+// that says which map it holds, or until all have failed.
 //
 // Thread: the mind, but for stats() and health(). Everything it does follows from its world, so
 // that a simulation replays it.
@@ -9,12 +13,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "client/client.h"
+#include "client/client_map.h"
 #include "client/node_session.h"
 #include "client/operation.h"
-#include "client/placement.h"
 
 namespace memkv {
 
@@ -45,8 +50,25 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   void item_over(const std::shared_ptr<Operation>& operation, std::size_t item, Code code) override;
   void node_changed(std::size_t node, const NodeHealth& health) override;
   void node_reconnected() override;
-  void node_closed() override;
+  void epoch_seen(std::size_t node, std::uint32_t epoch) override;
+  void node_closed(std::size_t node) override;
 
+  // the map
+  void orient();
+  void ask_map(std::size_t node);
+  void map_came(const Operation& asked);
+  void adopt();
+  void forget_outlived();
+  void look_for_map();
+  [[nodiscard]] bool any_unreachable() const;
+  [[nodiscard]] std::optional<std::size_t> next_connected();
+
+  // one block, at several places
+  [[nodiscard]] bool ask_older(const std::shared_ptr<Operation>& operation, std::size_t index,
+                               Code code);
+  void submit_older();
+
+  void place_and_submit(const std::shared_ptr<Operation>& operation);
   void place_items(Operation& operation);
   void set_deadline(Operation& operation);
   void submit(const std::shared_ptr<Operation>& operation);
@@ -58,13 +80,26 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
 
   const ClientOptions options_;
   const ClientWorld world_;
-  std::vector<PlacementNode> map_;
-  std::vector<std::shared_ptr<NodeSession>> sessions_;
+  ClientMap map_;
+  std::vector<std::shared_ptr<NodeSession>> sessions_;  // by the nodes' indices; none of forgotten
   std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;  // under way, by their number
   std::size_t blocks_under_way_ = 0;
   std::uint64_t last_operation_ = 0;
   std::uint64_t connections_ = 0;
   std::vector<std::byte> frame_memory_;
+
+  bool oriented_ = false;                             // a node said which map it holds, or none can
+  std::vector<std::shared_ptr<Operation>> unplaced_;  // until then
+  bool asking_map_ = false;
+  std::uint64_t next_ask_ns_ = 0;  // after a question for a map that came to nothing
+  TimerId looking_ = 0;            // for a map, while a node is unreachable
+  TimerId outliving_ = 0;          // until the oldest map goes
+  std::size_t last_asked_ = 0;     // when looking
+  struct Older {
+    std::shared_ptr<Operation> operation;
+    std::size_t index = 0;
+  };
+  std::vector<Older> older_;  // to be asked for at their older places, by a task that is posted
 
   bool closing_ = false;
   std::size_t sessions_open_ = 0;

@@ -32,7 +32,7 @@ void Flight::end(FlightDeck& deck, Code code) {
 
 namespace {
 
-// One question, one answer: MATCH, DROP and STAT.
+// One question, one answer: MATCH, DROP, STAT and MAP.
 class QuestionFlight final : public Flight {
  public:
   using Flight::Flight;
@@ -46,7 +46,8 @@ class QuestionFlight final : public Flight {
     if (kind == Operation::Kind::drop && header.type == wire::Type::drop_reply) {
       return on_dropped(deck, body);
     }
-    if (kind == Operation::Kind::stat && header.type == wire::Type::stat_reply) {
+    if ((kind == Operation::Kind::stat && header.type == wire::Type::stat_reply) ||
+        (kind == Operation::Kind::map && header.type == wire::Type::map_reply)) {
       operation()->text = std::string(as_text_of(body));
       end(deck, Code::ok);
       return {};
@@ -60,6 +61,7 @@ class QuestionFlight final : public Flight {
     auto reply = wire::MatchReplyReader::open(body);
     if (!reply) return fail(reply.error());
     if (reply->count() != size()) return wrong_count(reply->count());
+    deck.saw_epoch(reply->head().epoch);
     for (std::uint32_t i = 0; i < size(); ++i) {
       const wire::Found found = reply->next().value_or(wire::Found{});
       Match& match = operation()->matches[index_of(i)];
@@ -74,6 +76,7 @@ class QuestionFlight final : public Flight {
     auto reply = wire::DropReplyReader::open(body);
     if (!reply) return fail(reply.error());
     if (reply->count() != size()) return wrong_count(reply->count());
+    deck.saw_epoch(reply->head().epoch);
     for (std::uint32_t i = 0; i < size(); ++i) {
       finish(deck, i, reply->next().value_or(wire::DropCode{Code::protocol}).code);
     }

@@ -33,6 +33,8 @@ class FlightDeck {
   virtual void item_over(Flight& flight, std::uint32_t item, Code code) = 0;
   // Memory for bytes nobody asked for, shared by all landings of the link; kDataBytesMax long.
   [[nodiscard]] virtual std::span<std::byte> scratch() = 0;
+  // The node holds the map of this epoch.
+  virtual void saw_epoch(std::uint32_t epoch) = 0;
   // Which connection of this client this is.
   [[nodiscard]] virtual std::uint64_t connection() const = 0;
 };

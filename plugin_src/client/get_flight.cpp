@@ -45,6 +45,7 @@ Result<void> GetFlight::on_frame(FlightDeck& deck, const wire::Header& header,
   }
   const auto block = wire::decode_get_block(body);
   if (!block) return fail(block.error());
+  deck.saw_epoch(block->epoch);
   if (block->item >= size()) return fail(Code::protocol, "GET_BLOCK for an item never asked for");
   if (over(block->item) || incoming_[block->item] != nullptr) {
     return fail(Code::protocol, "a second GET_BLOCK for one item");

@@ -131,6 +131,7 @@ Result<void> NodeSession::on_welcome(std::span<const std::byte> body) {
   health_.breaker_open = false;
   health_.boot = welcome->boot;
   publish();
+  owner_.epoch_seen(index_, welcome->epoch);
   pump();
   return {};
 }
@@ -164,7 +165,7 @@ void NodeSession::on_closed(const Status& why) {
   settle_flights(close_asked_ ? Code::cancelled : Code::unreachable);
   if (close_asked_) {
     phase_ = Phase::closed;
-    owner_.node_closed();
+    owner_.node_closed(index_);
     return;
   }
   if (!welcomed_) refuse_waiting(Code::unreachable);
@@ -201,7 +202,7 @@ void NodeSession::close() {
   publish();
   if (link_ == nullptr) {
     phase_ = Phase::closed;
-    owner_.node_closed();
+    owner_.node_closed(index_);
   } else if (phase_ != Phase::closing) {
     phase_ = Phase::closing;
     link_->close(Status(Code::shutdown, "the client was closed"), true);

@@ -41,8 +41,10 @@ class NodeOwner {
                          Code code) = 0;
   virtual void node_changed(std::size_t node, const NodeHealth& health) = 0;
   virtual void node_reconnected() = 0;
+  // The node said which map it holds: with WELCOME, and with its answers.
+  virtual void epoch_seen(std::size_t node, std::uint32_t epoch) = 0;
   // After close(): nothing of the session is left to run.
-  virtual void node_closed() = 0;
+  virtual void node_closed(std::size_t node) = 0;
 };
 
 class NodeSession final : public LinkHandler,
@@ -100,6 +102,7 @@ class NodeSession final : public LinkHandler,
   void recall(Flight& flight, std::uint32_t item) override;
   void item_over(Flight& flight, std::uint32_t item, Code code) override;
   std::span<std::byte> scratch() override;
+  void saw_epoch(std::uint32_t epoch) override { owner_.epoch_seen(index_, epoch); }
   std::uint64_t connection() const override { return connection_; }
 
   // the connection

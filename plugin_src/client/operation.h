@@ -6,6 +6,7 @@
 // more.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -18,6 +19,7 @@
 
 #include "base/executor.h"
 #include "base/identity.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "client/client.h"
 
@@ -46,7 +48,7 @@ class Completion {
 };
 
 struct Operation {
-  enum class Kind : std::uint8_t { put, get, match, drop, stat };
+  enum class Kind : std::uint8_t { put, get, match, drop, stat, map };
 
   struct Item {
     std::span<const std::byte> key;
@@ -56,6 +58,10 @@ struct Operation {
     std::uint32_t offset = 0;          // of a get
     BlockTraits traits;                // of a put; the group's fingerprint of all
     std::uint32_t node = 0;
+    std::uint64_t map = 0;                          // by which it was placed there
+    std::array<std::uint32_t, kPlacesMax> asked{};  // the nodes, first to last
+    std::uint8_t times_asked = 0;
+    Code first = Code::internal;  // what was known before the last of them was asked
     bool over = false;
     // Which value a get saw: an incarnation means something within one connection only.
     std::uint64_t connection = 0;
@@ -69,7 +75,7 @@ struct Operation {
   std::vector<Item> items;
   std::vector<Code> codes;     // one an item
   std::vector<Match> matches;  // of a match: one an item
-  std::string text;            // of a stat: what the node said
+  std::string text;            // of a stat or map: what the node said
   std::size_t open = 0;        // items that are not over
   Finished finished;
   Completion completion;

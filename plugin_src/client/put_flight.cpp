@@ -40,7 +40,9 @@ Result<void> PutFlight::on_frame(FlightDeck& deck, const wire::Header& header,
   }
   if (header.type == wire::Type::put_done) {
     const auto done = wire::decode_put_done(body);
-    return done ? on_put_done(deck, *done) : fail(done.error());
+    if (!done) return fail(done.error());
+    deck.saw_epoch(done->epoch);
+    return on_put_done(deck, *done);
   }
   return fail(Code::protocol, std::string(wire::type_name(header.type)) + " in answer to a PUT");
 }

@@ -16,7 +16,7 @@ namespace memkv::nixl {
 namespace {
 
 using Counter = std::uint64_t ClientStats::*;
-constexpr std::array<std::pair<std::string_view, Counter>, 13> kCounters = {{
+constexpr std::array<std::pair<std::string_view, Counter>, 15> kCounters = {{
     {"puts", &ClientStats::puts},
     {"put_ok", &ClientStats::put_ok},
     {"put_exists", &ClientStats::put_exists},
@@ -30,6 +30,8 @@ constexpr std::array<std::pair<std::string_view, Counter>, 13> kCounters = {{
     {"timeouts", &ClientStats::timeouts},
     {"unreachable", &ClientStats::unreachable},
     {"reconnects", &ClientStats::reconnects},
+    {"asked_older", &ClientStats::asked_older},
+    {"found_older", &ClientStats::found_older},
 }};
 
 struct Ledger {

@@ -18,8 +18,6 @@
 
 namespace memkv {
 
-inline constexpr std::uint32_t kStaticEpoch = 1;  // of the map until a control plane publishes one
-
 struct ServerCounters {
   std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_broke_protocol = 0;
   std::uint64_t requests_match = 0, requests_put = 0, requests_get = 0, requests_drop = 0,

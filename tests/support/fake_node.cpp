@@ -65,6 +65,9 @@ void FakePeer::answer(const wire::Header& header, std::span<const std::byte> bod
     case wire::Type::stat:
       say_raw(wire::Type::stat_reply, header.request, as_bytes_of("blocks 3\n"));
       break;
+    case wire::Type::map:
+      say_raw(wire::Type::map_reply, header.request, node_.map);
+      break;
     case wire::Type::report:
       node_.reports.emplace_back(as_text_of(wire::decode_report(body)->key));
       break;
@@ -84,7 +87,7 @@ void FakePeer::greet(const wire::Header& header) {
 void FakePeer::answer_match(const wire::Header& header, std::span<const std::byte> body) {
   auto asked = wire::MatchReader::open(body);
   Bytes reply(kBodyBytesMax);
-  wire::MatchReplyWriter writer(reply, {});
+  wire::MatchReplyWriter writer(reply, {.epoch = node_.welcome.epoch});
   node_.batches.push_back(asked->count());
   while (const auto key = asked->next()) {
     const auto held = node_.blocks.find(std::string(as_text_of(key->bytes)));
@@ -121,7 +124,7 @@ void FakePeer::answer_commit(const wire::Header& header, std::span<const std::by
   if (arrived == arriving_.end()) return;
   Bytes& bytes = arrived->second.bytes;
   const Bytes crcs = packed_crcs(bytes, 0, unit_count_of(bytes.size()) - 1);
-  wire::PutDone done{.item = commit->item, .code = Code::corrupt};
+  wire::PutDone done{.epoch = node_.welcome.epoch, .item = commit->item, .code = Code::corrupt};
   if (std::ranges::equal(crcs, commit->crcs)) {
     done.code = Code::ok;
     done.incarnation = ++node_.incarnations;
@@ -137,7 +140,7 @@ void FakePeer::answer_get(const wire::Header& header, std::span<const std::byte>
   node_.batches.push_back(asked->count());
   for (std::uint32_t i = 0; const auto item = asked->next(); ++i) {
     const auto held = node_.blocks.find(std::string(as_text_of(item->key)));
-    wire::GetBlock missing{.item = i, .code = Code::not_found};
+    wire::GetBlock missing{.epoch = node_.welcome.epoch, .item = i, .code = Code::not_found};
     if (held == node_.blocks.end()) {
       say(wire::Type::get_block, header.request, missing);
     } else if (std::uint64_t{item->offset} + item->length > held->second.bytes.size()) {
@@ -157,7 +160,8 @@ void FakePeer::send_block(std::uint64_t request, std::uint32_t item, const wire:
   const std::uint64_t last = (wanted.offset + wanted.length - 1) / unit;
   const Bytes crcs = packed_crcs(block, first, last);
   say(wire::Type::get_block, request,
-      wire::GetBlock{.item = item,
+      wire::GetBlock{.epoch = node_.welcome.epoch,
+                     .item = item,
                      .code = Code::ok,
                      .incarnation = incarnation,
                      .block_length = static_cast<std::uint32_t>(block.size()),
@@ -187,7 +191,7 @@ void FakePeer::send_bytes(std::uint64_t request, std::uint32_t item, std::uint32
 void FakePeer::answer_drop(const wire::Header& header, std::span<const std::byte> body) {
   auto asked = wire::DropReader::open(body);
   Bytes reply(kBodyBytesMax);
-  wire::DropReplyWriter writer(reply, {});
+  wire::DropReplyWriter writer(reply, {.epoch = node_.welcome.epoch});
   node_.batches.push_back(asked->count());
   while (const auto key = asked->next()) {
     const bool held = node_.blocks.erase(std::string(as_text_of(key->bytes))) > 0;
@@ -210,6 +214,14 @@ Landing FakePeer::on_data(std::uint64_t request, const wire::Data& data, std::ui
 void FakePeer::on_closed(const Status& why) {
   node_.ends.push_back(why);
   link_.reset();
+}
+
+void FakeNode::hold_map(std::uint32_t epoch, const std::vector<wire::MapNode>& nodes) {
+  welcome.epoch = epoch;
+  map.resize(kBodyBytesMax);
+  wire::MapReplyWriter writer(map, wire::MapHead{.epoch = epoch});
+  for (const wire::MapNode& node : nodes) (void)writer.add(node);
+  map.resize(writer.body().size());
 }
 
 FakeNode::FakeNode(Network& network, Executor& executor, const std::string& address)

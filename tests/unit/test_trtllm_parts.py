@@ -37,6 +37,7 @@ from tests.kvbm.trtllm_stand_in import (
 
 BLOCK = 32
 CACHE = SimpleNamespace(dtype="torch.bfloat16", shape=(100, 4, 2, 4096))
+DEVICE = "cuda (9, 0)"
 NAMED = TierSettings(nodes=("a:1",), weights="rev1")
 
 
@@ -286,14 +287,19 @@ def test_blocks_that_are_more_than_their_row_are_refused(tmp_path: Path) -> None
 
 
 def name(
-    cache: Any = CACHE, version: str = "1.2.1", tier: TierSettings = NAMED, **said: Any
+    cache: Any = CACHE,
+    version: str = "1.2.1",
+    tier: TierSettings = NAMED,
+    device: str = DEVICE,
+    **said: Any,
 ) -> bytes:
-    return namespace_of(settings(**said), tier, cache, version).fingerprint
+    return namespace_of(settings(**said), tier, cache, version, device).fingerprint
 
 
 def test_everything_but_the_harmless_is_in_the_namespace() -> None:
     others = [
         name(version="1.2.2"),
+        name(device="cuda (10, 0)"),
         name(SimpleNamespace(dtype="torch.float8_e4m3fn", shape=CACHE.shape)),
         name(SimpleNamespace(dtype=CACHE.dtype, shape=(100, 4, 2, 8192))),
         name(tier=TierSettings(nodes=("a:1",), weights="rev2")),
@@ -322,9 +328,9 @@ def test_weights_that_cannot_be_read_have_to_be_named(tmp_path: Path) -> None:
         name(tier=unnamed)
     (tmp_path / "model.safetensors").write_bytes(b"one")
     args = Settings(model=str(tmp_path))
-    before = namespace_of(args, unnamed, CACHE, "1.2.1").fingerprint
+    before = namespace_of(args, unnamed, CACHE, "1.2.1", DEVICE).fingerprint
     (tmp_path / "model.safetensors").write_bytes(b"two, longer")
-    assert namespace_of(args, unnamed, CACHE, "1.2.1").fingerprint != before
+    assert namespace_of(args, unnamed, CACHE, "1.2.1", DEVICE).fingerprint != before
 
 
 @pytest.mark.parametrize("tier", [NAMED, TierSettings(nodes=("a:1",))])
@@ -339,7 +345,9 @@ def test_the_models_configuration_is_in_the_namespace(tmp_path: Path, tier: Tier
         ("tokenizer_config.json", "{}"),
     ):
         (tmp_path / file).write_text(text, encoding="utf-8")
-        seen.append(namespace_of(Settings(model=str(tmp_path)), tier, CACHE, "1.2.1").fingerprint)
+        seen.append(
+            namespace_of(Settings(model=str(tmp_path)), tier, CACHE, "1.2.1", DEVICE).fingerprint
+        )
     assert len(set(seen)) == 3
     assert seen[2] == seen[3]  # how tokens are spelled is not in the bytes
 

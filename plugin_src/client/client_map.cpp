@@ -1,0 +1,135 @@
+#include "client/client_map.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "wire/wire.h"
+
+namespace memkv {
+namespace {
+
+constexpr std::uint32_t kWeightOfAll = 100;  // until there is a map that says otherwise
+
+// Without the nodes that are never chosen, in one order.
+std::vector<PlacementNode> that_matters(std::vector<PlacementNode> nodes) {
+  std::erase_if(nodes, [](const PlacementNode& node) { return node.weight == 0; });
+  std::ranges::sort(nodes, {}, &PlacementNode::id);
+  return nodes;
+}
+
+struct Record {
+  std::string address;
+  std::uint32_t weight = 0;
+};
+
+Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
+  std::vector<Record> records;
+  std::set<std::string> seen;
+  while (const auto node = reply.next()) {
+    std::string address(node->address);
+    if (node->node != node_id_of(address)) {
+      return fail(Code::protocol, "a map in which the id of " + address + " is another node's");
+    }
+    if (!seen.insert(address).second) {
+      return fail(Code::protocol, "a map in which " + address + " stands twice");
+    }
+    records.push_back({.address = std::move(address), .weight = node->weight});
+  }
+  return records;
+}
+
+}  // namespace
+
+ClientMap::ClientMap(const std::vector<std::string>& seeds) : maps_(1) {
+  for (const std::string& address : seeds) {
+    nodes_.push_back({.address = address, .seed = true});
+    maps_.front().nodes.push_back({.id = node_id_of(address), .weight = kWeightOfAll});
+  }
+}
+
+// A place for a new node: that of a forgotten one, or one more.
+std::size_t ClientMap::index_of(const std::string& address) {
+  const auto known = std::ranges::find(nodes_, address, &Node::address);
+  if (known != nodes_.end()) return static_cast<std::size_t>(known - nodes_.begin());
+  const auto free = std::ranges::find(nodes_, std::string(), &Node::address);
+  const auto index = static_cast<std::size_t>(free - nodes_.begin());
+  if (free == nodes_.end()) nodes_.emplace_back();
+  nodes_[index] = {.address = address};
+  return index;
+}
+
+Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_ns) {
+  auto reply = wire::MapReplyReader::open(body);
+  if (!reply) return fail(reply.error());
+  const std::uint32_t epoch = reply->head().epoch;
+  if (epoch <= std::max(epoch_, kStaticEpoch)) return false;
+  if (epoch_ > kStaticEpoch && epoch - epoch_ > kEpochLeapMax) {
+    return fail(Code::protocol, "a map of epoch " + std::to_string(epoch) + " behind one of " +
+                                    std::to_string(epoch_) + ": of another pool");
+  }
+  const auto records = checked_records(*reply);
+  if (!records) return fail(records.error());
+  Map map{.number = maps_.front().number + 1, .nodes = {}};
+  for (const Record& record : *records) {
+    const std::size_t index = index_of(record.address);
+    map.nodes.resize(nodes_.size());
+    map.nodes[index] = {.id = node_id_of(record.address), .weight = record.weight};
+  }
+  epoch_ = epoch;
+  if (that_matters(map.nodes) == that_matters(maps_.front().nodes)) {
+    maps_.front().nodes = std::move(map.nodes);  // the same places
+    return true;
+  }
+  maps_.front().replaced_ns = now_ns;
+  maps_.push_front(std::move(map));
+  if (maps_.size() > kOldMapsMax + 1) maps_.pop_back();
+  return true;
+}
+
+std::optional<ClientMap::Place> ClientMap::place(const Fingerprint& group) const {
+  const Map& map = maps_.front();
+  const auto node = memkv::place(group, map.nodes);
+  if (!node) return std::nullopt;
+  return Place{.node = static_cast<std::uint32_t>(*node), .map = map.number};
+}
+
+std::optional<ClientMap::Place> ClientMap::older_place(const Fingerprint& group, std::uint64_t map,
+                                                       std::span<const std::uint32_t> asked,
+                                                       std::uint64_t now_ns) const {
+  for (const Map& old : maps_) {
+    if (old.number >= map) continue;
+    if (now_ns - old.replaced_ns >= kOldMapMs * kNsPerMs) return std::nullopt;
+    const auto node = memkv::place(group, old.nodes);
+    if (!node || std::ranges::find(asked, *node) != asked.end()) continue;
+    return Place{.node = static_cast<std::uint32_t>(*node), .map = old.number};
+  }
+  return std::nullopt;
+}
+
+bool ClientMap::named(std::size_t node) const {
+  return std::ranges::any_of(maps_, [&](const Map& map) {
+    const bool current = &map == &maps_.front();
+    return node < map.nodes.size() && map.nodes[node].id != 0 &&
+           (current || map.nodes[node].weight > 0);
+  });
+}
+
+std::vector<std::size_t> ClientMap::outlived(std::uint64_t now_ns) {
+  while (maps_.size() > 1 && now_ns - maps_.back().replaced_ns >= kOldMapMs * kNsPerMs) {
+    maps_.pop_back();
+  }
+  std::vector<std::size_t> found;
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    if (!nodes_[i].address.empty() && !nodes_[i].seed && !named(i)) found.push_back(i);
+  }
+  return found;
+}
+
+void ClientMap::forget(std::size_t node) {
+  nodes_[node] = {};
+}
+
+}  // namespace memkv

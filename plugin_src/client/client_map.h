@@ -1,0 +1,72 @@
+// ClientMap: the nodes that a client knows, and the maps by which it places blocks: the one in
+// force, and for kOldMapMs those it took the place of, where blocks may still lie.
+//
+// Until a node handed out a map, the nodes that the client was given are the map, all of one
+// weight. A node keeps its index for as long as it is known.
+//
+// Thread: the mind. No I/O, no clock of its own.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fingerprint.h"
+#include "base/result.h"
+#include "client/placement.h"
+
+namespace memkv {
+
+class ClientMap {
+ public:
+  struct Node {
+    std::string address;  // empty: forgotten, the index is free
+    bool seed = false;    // the client was given it; never forgotten
+  };
+  // Where a block may lie, and by which map.
+  struct Place {
+    std::uint32_t node = 0;
+    std::uint64_t map = 0;
+  };
+
+  explicit ClientMap(const std::vector<std::string>& seeds);
+
+  [[nodiscard]] std::uint32_t epoch() const { return epoch_; }
+  [[nodiscard]] const std::vector<Node>& nodes() const { return nodes_; }
+
+  // The body of a MAP_REPLY. True when it is newer than the one in force, and in force now: nodes()
+  // may have grown. Statuses: protocol (it is none, an id is not its address's, an address stands
+  // there twice, or its epoch is further ahead than any control plane goes).
+  [[nodiscard]] Result<bool> take(std::span<const std::byte> body, std::uint64_t now_ns);
+
+  // Where the group's blocks belong; none when no node has a weight.
+  [[nodiscard]] std::optional<Place> place(const Fingerprint& group) const;
+  // Where they belonged by the newest map before `map` that had them on none of the nodes `asked`;
+  // none when there is no such map, or it was replaced too long ago.
+  [[nodiscard]] std::optional<Place> older_place(const Fingerprint& group, std::uint64_t map,
+                                                 std::span<const std::uint32_t> asked,
+                                                 std::uint64_t now_ns) const;
+
+  // Lets old maps go; the indices of nodes that nothing names any more.
+  [[nodiscard]] std::vector<std::size_t> outlived(std::uint64_t now_ns);
+  // Frees the index of a node that outlived() named.
+  void forget(std::size_t node);
+
+ private:
+  struct Map {
+    std::uint64_t number = 0;          // counts the maps that placed differently
+    std::vector<PlacementNode> nodes;  // by the nodes' indices, and shorter where some came later
+    std::uint64_t replaced_ns = 0;     // of an old one
+  };
+  [[nodiscard]] std::size_t index_of(const std::string& address);
+  [[nodiscard]] bool named(std::size_t node) const;
+
+  std::uint32_t epoch_ = 0;
+  std::vector<Node> nodes_;
+  std::deque<Map> maps_;  // the newest first
+};
+
+}  // namespace memkv

@@ -1,0 +1,179 @@
+// The core's second half: the map, and blocks that lie where a former map had them.
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "client/client_core.h"
+#include "client/places.h"
+
+namespace memkv {
+
+// ---- the map
+
+// Lets those go that waited for a map.
+void ClientCore::orient() {
+  if (oriented_) return;
+  oriented_ = true;
+  for (const auto& operation : std::exchange(unplaced_, {})) place_and_submit(operation);
+}
+
+void ClientCore::epoch_seen(std::size_t node, std::uint32_t epoch) {
+  if (epoch > std::max(map_.epoch(), kStaticEpoch)) {
+    ask_map(node);
+  } else {
+    orient();  // there is no map to wait for, or it is known
+  }
+}
+
+void ClientCore::ask_map(std::size_t node) {
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  if (asking_map_ || closing_ || now < next_ask_ns_) return;
+  asking_map_ = true;
+  const auto operation = std::make_shared<Operation>();
+  operation->kind = Operation::Kind::map;
+  operation->deadline_ns = now + kConnectTimeoutMs * kNsPerMs;
+  operation->resize(1);
+  operation->items[0].node = static_cast<std::uint32_t>(node);
+  operation->finished = [weak = weak_from_this(), asked = operation.get()] {
+    if (const auto self = weak.lock()) self->map_came(*asked);
+  };
+  // Whoever saw the epoch is in the middle of a frame.
+  world_.executor.post([weak = weak_from_this(), operation] {
+    if (const auto self = weak.lock()) self->begin(operation);
+  });
+}
+
+void ClientCore::map_came(const Operation& asked) {
+  asking_map_ = false;
+  if (closing_) return;
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  Result<bool> taken = false;
+  if (asked.codes[0] == Code::ok) taken = map_.take(as_bytes_of(asked.text), now);
+  if (!taken) log(LogLevel::error, "client: keeps its map: " + taken.error().message());
+  if (taken && *taken) {
+    adopt();
+    log(LogLevel::info,
+        "client: places blocks by the map of epoch " + std::to_string(map_.epoch()));
+  } else {
+    next_ask_ns_ = now + kMapAskMs * kNsPerMs;
+  }
+  orient();
+}
+
+// Begins to connect to the nodes that it did not know.
+void ClientCore::adopt() {
+  const std::vector<ClientMap::Node>& nodes = map_.nodes();
+  sessions_.resize(std::max(sessions_.size(), nodes.size()));
+  {
+    const std::lock_guard lock(published_mutex_);
+    stats_.epoch = map_.epoch();
+    health_.resize(sessions_.size());
+    for (std::size_t i = 0; i < nodes.size(); ++i) {
+      if (sessions_[i] == nullptr) health_[i] = unknown_health(nodes[i].address);
+    }
+  }
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (sessions_[i] != nullptr || nodes[i].address.empty()) continue;
+    sessions_[i] = std::make_shared<NodeSession>(*this, i, nodes[i].address);
+    sessions_open_ += 1;
+    sessions_[i]->start();
+  }
+  forget_outlived();
+}
+
+void ClientCore::forget_outlived() {
+  for (const std::size_t node : map_.outlived(world_.executor.clock().now_ns())) {
+    if (sessions_[node] != nullptr) sessions_[node]->close();
+  }
+  if (map_.epoch() <= kStaticEpoch) return;
+  world_.executor.cancel(outliving_);
+  outliving_ = world_.executor.after(kOldMapMs * kNsPerMs, [weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->outliving_ = 0;
+    self->forget_outlived();
+  });
+}
+
+// A node that is gone is seldom named in the newest map, and its blocks go to others by it; but
+// whoever asks that node only would not hear of it.
+void ClientCore::look_for_map() {
+  if (looking_ != 0 || closing_ || map_.epoch() <= kStaticEpoch || !any_unreachable()) return;
+  looking_ = world_.executor.after(kMapAskMs * kNsPerMs, [weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->looking_ = 0;
+    if (const auto node = self->next_connected()) self->ask_map(*node);
+    self->look_for_map();
+  });
+}
+
+bool ClientCore::any_unreachable() const {
+  const std::lock_guard lock(published_mutex_);
+  return std::ranges::any_of(health_, &NodeHealth::breaker_open);
+}
+
+std::optional<std::size_t> ClientCore::next_connected() {
+  const std::lock_guard lock(published_mutex_);
+  for (std::size_t i = 1; i <= health_.size(); ++i) {
+    const std::size_t node = (last_asked_ + i) % health_.size();
+    if (health_[node].connected) return last_asked_ = node;
+  }
+  return std::nullopt;
+}
+
+// ---- one block, at several places
+
+// Whether the block may still be where a former map had it: that node is asked next.
+bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::size_t index,
+                           Code code) {
+  Operation::Item& item = operation->items[index];
+  if (closing_ || operation->ending || !worth_asking_on(*operation, index, code)) return false;
+  if (item.times_asked == 0 || item.times_asked == kPlacesMax) return false;
+  const auto asked = std::span(item.asked).first(item.times_asked);
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  const auto place = map_.older_place(item.traits.group, item.map, asked, now);
+  if (!place) return false;
+  item.first = told(*operation, index, code);
+  send_to(item, *place);
+  // By a task: the caller is in the middle of a frame, whose other items may want the same.
+  older_.push_back({.operation = operation, .index = index});
+  if (older_.size() > 1) return true;
+  world_.executor.post([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->submit_older();
+  });
+  return true;
+}
+
+void ClientCore::submit_older() {
+  std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<std::uint32_t>> parts;
+  std::map<std::uint64_t, std::shared_ptr<Operation>> asking;
+  const std::vector<Older> older = std::exchange(older_, {});
+  for (const Older& one : older) {
+    if (one.operation->ending) continue;
+    const std::uint32_t node = one.operation->items[one.index].node;
+    parts[{one.operation->number, node}].push_back(static_cast<std::uint32_t>(one.index));
+    asking.emplace(one.operation->number, one.operation);
+  }
+  {
+    const std::lock_guard lock(published_mutex_);
+    stats_.asked_older += older.size();
+  }
+  for (auto& [where, items] : parts) {
+    const auto& operation = asking.at(where.first);
+    const std::uint32_t node = where.second;
+    if (std::ranges::find(operation->nodes, node) == operation->nodes.end()) {
+      operation->nodes.push_back(node);
+    }
+    sessions_[node]->submit(operation, std::move(items));
+  }
+  for (const Older& one : older) {
+    if (one.operation->ending && !one.operation->items[one.index].over) {
+      item_over(one.operation, one.index, Code::cancelled);
+    }
+  }
+}
+
+}  // namespace memkv

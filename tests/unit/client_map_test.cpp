@@ -1,0 +1,299 @@
+// The map: clients learn it from the nodes, follow its epoch, and still find what former maps put
+// elsewhere. Virtual time.
+#include "client/client_map.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/limits.h"
+#include "support/client_world.h"
+
+namespace memkv::testing {
+namespace {
+
+using wire::Type;
+
+class ClientMapTest : public ClientWorldTest {
+ protected:
+  using Weights = std::vector<std::pair<std::size_t, std::uint32_t>>;  // a node's index; its weight
+
+  [[nodiscard]] std::vector<wire::MapNode> records(const Weights& weights) const {
+    std::vector<wire::MapNode> found;
+    for (const auto& [node, weight] : weights) {
+      const std::string& address = nodes_[node].address;
+      found.push_back({.node = node_id_of(address), .weight = weight, .address = address});
+    }
+    return found;
+  }
+  // All nodes that are up hold this map.
+  void publish(std::uint32_t epoch, const Weights& weights) {
+    for (Node& node : nodes_) {
+      if (node.fake) node.fake->hold_map(epoch, records(weights));
+    }
+  }
+  void open_with_seeds(std::vector<std::size_t> seeds, std::uint64_t timeout_ms = 0) {
+    ClientOptions options;
+    for (const std::size_t seed : seeds) options.nodes.push_back(nodes_[seed].address);
+    options.timeout_ms = timeout_ms;
+    auto client = Client::open(options, world());
+    ASSERT_TRUE(client.has_value()) << client.error().message();
+    client_ = std::move(*client);
+  }
+  [[nodiscard]] std::size_t node_by(const Weights& weights, const std::string& key) const {
+    std::vector<PlacementNode> map;
+    for (const auto& [node, weight] : weights) {
+      map.push_back({.id = node_id_of(nodes_[node].address), .weight = weight});
+    }
+    return weights[place(group_fingerprint(space_.id, key_bytes(key)), map).value()].first;
+  }
+  static std::vector<Named> blocks_of(int count, const std::string& name = "k") {
+    std::vector<Named> blocks;
+    for (int i = 0; i < count; ++i) blocks.emplace_back(name + std::to_string(i), pattern(500, i));
+    return blocks;
+  }
+  [[nodiscard]] bool lies_on(std::size_t node, const std::string& key) {
+    return fake(node).blocks.contains(key);
+  }
+  bool follows(std::uint32_t epoch, std::uint64_t ms = 60'000) {
+    return run_until([&] { return client_->stats().epoch == epoch; }, ms);
+  }
+  std::vector<Code> drop(const std::vector<Named>& blocks) {
+    std::vector<NamedBlock> asked;
+    for (const auto& [key, bytes] : blocks) asked.push_back({.key = key_bytes(key), .group = {}});
+    return finish(client_->drop(space_, asked));
+  }
+  std::size_t present(const std::vector<Named>& blocks) {
+    std::vector<NamedBlock> asked;
+    for (const auto& [key, bytes] : blocks) asked.push_back({.key = key_bytes(key), .group = {}});
+    const auto request = client_->match(space_, asked);
+    EXPECT_EQ(finish(*request), all(blocks.size(), Code::ok));
+    return static_cast<std::size_t>(std::ranges::count_if(
+        request->matches(), [](const Match& match) { return match.where != Where::absent; }));
+  }
+  // Three nodes, of which two are in the map, and blocks by that map; then the third joins.
+  std::vector<Named> grow() {
+    for (int i = 0; i < 3; ++i) add_node();
+    publish(2, kTwo);
+    open_with_seeds({0});
+    std::vector<Named> blocks = blocks_of(60);
+    EXPECT_EQ(put(blocks), all(60, Code::ok));
+    publish(3, kThree);
+    std::vector<Named> one = blocks_of(1, "another");
+    EXPECT_EQ(put(one), all(1, Code::ok));  // its answer says that there is a newer map
+    EXPECT_TRUE(follows(3));
+    return blocks;
+  }
+
+  const Weights kTwo = {{0, 100}, {1, 100}};
+  const Weights kThree = {{0, 100}, {1, 100}, {2, 100}};
+};
+
+TEST_F(ClientMapTest, OneNodeIsEnoughToLearnOfAll) {
+  const Weights weights = {{0, 100}, {1, 300}, {2, 0}, {3, 50}};
+  for (int i = 0; i < 4; ++i) add_node();
+  publish(7, weights);
+  open_with_seeds({2});
+  std::vector<Named> blocks = blocks_of(80);
+  ASSERT_EQ(put(blocks), all(80, Code::ok)) << "the first request waits for the map";
+  std::set<std::size_t> used;
+  for (const auto& [key, bytes] : blocks) {
+    const std::size_t node = node_by(weights, key);
+    EXPECT_TRUE(lies_on(node, key)) << key;
+    used.insert(node);
+  }
+  EXPECT_EQ(used.size(), 3u);
+  EXPECT_TRUE(fake(2).blocks.empty());
+  EXPECT_EQ(get(blocks), all(80, Code::ok));
+  EXPECT_EQ(client_->stats().epoch, 7u);
+  EXPECT_EQ(client_->health().size(), 4u);
+}
+
+TEST_F(ClientMapTest, WithoutAControlPlaneTheGivenNodesAreTheMap) {
+  for (int i = 0; i < 2; ++i) add_node();
+  fake(0).hold_map(kStaticEpoch, records({{0, 100}}));
+  fake(1).hold_map(kStaticEpoch, records({{1, 100}}));
+  open_client();
+  std::vector<Named> blocks = blocks_of(20);
+  ASSERT_EQ(put(blocks), all(20, Code::ok));
+  for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_of(key), key));
+  EXPECT_EQ(fake(0).seen(Type::map) + fake(1).seen(Type::map), 0);
+  EXPECT_EQ(client_->stats().epoch, 0u);
+}
+
+TEST_F(ClientMapTest, GrowingCostsNoHits) {
+  std::vector<Named> blocks = grow();
+  std::size_t moved = 0;
+  for (const auto& [key, bytes] : blocks) moved += node_by(kThree, key) == 2 ? 1 : 0;
+  ASSERT_GT(moved, 5u);
+  EXPECT_EQ(present(blocks), blocks.size());
+  std::vector<Named> read = blocks;
+  for (auto& [key, bytes] : read) std::ranges::fill(bytes, std::byte{0});
+  EXPECT_EQ(get(read), all(60, Code::ok));
+  EXPECT_EQ(read, blocks);
+  EXPECT_EQ(client_->stats().found_older, 2 * moved);
+  // What is put goes where it belongs now.
+  EXPECT_EQ(put(blocks).size(), 60u);
+  for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_by(kThree, key), key));
+}
+
+TEST_F(ClientMapTest, OldPlacesAreAskedForABoundedTime) {
+  std::vector<Named> blocks = grow();
+  run_for(kOldMapMs);
+  std::size_t found = 0;
+  for (const Code code : get(blocks)) found += code == Code::ok ? 1 : 0;
+  std::size_t stayed = 0;
+  for (const auto& [key, bytes] : blocks) stayed += node_by(kThree, key) != 2 ? 1 : 0;
+  EXPECT_EQ(found, stayed);
+  EXPECT_EQ(client_->stats().asked_older, 0u);
+}
+
+TEST_F(ClientMapTest, WhatIsNowhereIsAskedForAtFewPlaces) {
+  (void)grow();
+  publish(4, {{0, 100}, {1, 1}, {2, 900}});
+  std::vector<Named> one = blocks_of(1, "one more");
+  ASSERT_EQ(put(one), all(1, Code::ok));
+  ASSERT_TRUE(follows(4));
+  std::vector<Named> nothing = blocks_of(50, "nothing");
+  EXPECT_EQ(get(nothing), all(50, Code::not_found));
+  EXPECT_EQ(present(nothing), 0u);
+  EXPECT_LE(client_->stats().asked_older, 2 * 50 * (kPlacesMax - 1));
+}
+
+TEST_F(ClientMapTest, ADropReachesOldPlaces) {
+  std::vector<Named> blocks = grow();
+  EXPECT_EQ(drop(blocks), all(60, Code::ok));
+  for (std::size_t node = 0; node < 3; ++node) {
+    for (const auto& [key, bytes] : blocks) EXPECT_FALSE(lies_on(node, key));
+  }
+  EXPECT_EQ(drop(blocks), all(60, Code::not_found));
+}
+
+TEST_F(ClientMapTest, ADropIsNotDoneWhileAnOldPlaceIsDown) {
+  std::vector<Named> blocks = grow();
+  std::erase_if(blocks, [this](const Named& one) {
+    return node_by(kTwo, one.first) != 1 || node_by(kThree, one.first) != 2;
+  });
+  ASSERT_FALSE(blocks.empty());
+  kill_node(1);
+  ASSERT_TRUE(run_until([&] { return client_->health()[1].breaker_open; }));
+  EXPECT_EQ(drop(blocks), all(blocks.size(), Code::unreachable));
+}
+
+TEST_F(ClientMapTest, WhoOnlyAsksADeadNodeHearsOfTheNewMapWithinASecond) {
+  for (int i = 0; i < 3; ++i) add_node();
+  publish(2, kThree);
+  open_with_seeds({0, 1, 2});
+  std::vector<Named> blocks = blocks_of(60);
+  ASSERT_EQ(put(blocks), all(60, Code::ok));
+  kill_node(1);
+  ASSERT_TRUE(run_until([&] { return client_->health()[1].breaker_open; }));
+  publish(3, {{0, 100}, {1, 0}, {2, 100}});
+  ASSERT_TRUE(follows(3, 1000)) << "without a request of anybody's";
+  std::erase_if(blocks, [this](const Named& one) { return node_by(kThree, one.first) != 1; });
+  EXPECT_EQ(get(blocks), all(blocks.size(), Code::not_found));
+  EXPECT_EQ(put(blocks), all(blocks.size(), Code::ok));
+  EXPECT_EQ(get(blocks), all(blocks.size(), Code::ok));
+}
+
+TEST_F(ClientMapTest, ANodeThatLeftIsForgottenAndMayReturn) {
+  (void)grow();
+  publish(4, {{0, 100}, {2, 100}});
+  std::vector<Named> one = blocks_of(1, "one more");
+  ASSERT_EQ(put(one), all(1, Code::ok));
+  ASSERT_TRUE(follows(4));
+  EXPECT_EQ(client_->health().size(), 3u);
+  run_for(kOldMapMs + 1000);
+  EXPECT_EQ(client_->health().size(), 2u);
+  EXPECT_EQ(fake(1).peers(), 0u);
+  publish(5, kThree);
+  std::vector<Named> two = blocks_of(1, "and more");
+  ASSERT_EQ(put(two), all(1, Code::ok));
+  ASSERT_TRUE(follows(5));
+  std::vector<Named> blocks = blocks_of(30, "again");
+  EXPECT_EQ(put(blocks), all(30, Code::ok));
+  for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_by(kThree, key), key));
+}
+
+TEST_F(ClientMapTest, AMapOfNobodyIsUnreachableAtOnce) {
+  for (int i = 0; i < 2; ++i) add_node();
+  publish(2, {{0, 0}, {1, 0}});
+  open_with_seeds({0});
+  std::vector<Named> blocks = blocks_of(5);
+  const std::uint64_t before = now_ms();
+  EXPECT_EQ(put(blocks), all(5, Code::unreachable));
+  EXPECT_LT(now_ms() - before, 100u);
+}
+
+TEST_F(ClientMapTest, WhoWaitsForAMapKeepsItsDeadline) {
+  add_node();
+  publish(2, {{0, 100}});
+  fake(0).intercept = [](FakePeer&, const wire::Header& header, std::span<const std::byte>) {
+    return header.type == Type::map;  // and never answers
+  };
+  open_with_seeds({0}, 200);
+  std::vector<Named> blocks = blocks_of(3);
+  const std::uint64_t before = now_ms();
+  EXPECT_EQ(put(blocks), all(3, Code::timeout));
+  EXPECT_LE(now_ms() - before, 250u);
+  const auto cancelled = client_->put(
+      space_,
+      std::vector<PutBlock>{{.key = key_bytes(blocks[0].first), .bytes = blocks[0].second}});
+  run_for(10);
+  cancelled->cancel();
+  EXPECT_EQ(finish(*cancelled), all(1, Code::cancelled));
+  fake(0).intercept = {};
+  run_for(3000);  // a node that says nothing is given up, and greeted anew
+  EXPECT_EQ(put(blocks, 5000), all(3, Code::ok));
+  EXPECT_TRUE(follows(2, 1000));
+}
+
+TEST_F(ClientMapTest, AMapThatCannotBeIsRefused) {
+  for (int i = 0; i < 2; ++i) add_node();
+  publish(2, {{0, 100}});
+  open_with_seeds({0});
+  std::vector<Named> blocks = blocks_of(5);
+  ASSERT_EQ(put(blocks), all(5, Code::ok));
+  auto wrong = records({{1, 100}});
+  wrong[0].node += 1;
+  const auto twice = records({{1, 100}, {1, 100}});
+  const auto good = records({{1, 100}});
+  for (const auto& [epoch, nodes] :
+       {std::pair{3u, wrong}, {4u, twice}, {2u + kEpochLeapMax + 1, good}, {1u, good}}) {
+    fake(0).hold_map(epoch, nodes);
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(get(blocks), all(5, Code::ok));
+    run_for(kMapAskMs);
+    EXPECT_EQ(get(blocks), all(5, Code::ok)) << "epoch " << epoch;
+    run_for(100);
+    EXPECT_EQ(client_->stats().epoch, 2u);
+  }
+  EXPECT_LE(fake(0).seen(Type::map), 1 + 3 * 3) << "it asks now and then, not with each answer";
+  fake(0).map.resize(3);
+  fake(0).welcome.epoch = 9;
+  run_for(kMapAskMs);
+  EXPECT_EQ(get(blocks), all(5, Code::ok));
+  run_for(100);
+  EXPECT_EQ(client_->stats().epoch, 2u);
+}
+
+TEST_F(ClientMapTest, RangesOfOneBlockFromTwoPlacesAreNoBlock) {
+  std::vector<Named> blocks = grow();
+  std::erase_if(blocks, [this](const Named& one) { return node_by(kThree, one.first) != 2; });
+  ASSERT_FALSE(blocks.empty());
+  const std::string key = blocks[0].first;
+  plant(2, key, Bytes(blocks[0].second.begin(), blocks[0].second.begin() + 250));
+  Bytes first(250), second(250);
+  const std::vector<GetBlock> asked = {
+      {.key = key_bytes(key), .group = {}, .offset = 0, .target = first},
+      {.key = key_bytes(key), .group = {}, .offset = 250, .target = second}};
+  // The short one at the new place has no second half; the long one at the old place is not asked.
+  const auto codes = finish(client_->get(space_, asked));
+  EXPECT_TRUE(codes[1] != Code::ok);
+}
+
+}  // namespace
+}  // namespace memkv::testing
