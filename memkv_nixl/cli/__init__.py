@@ -14,6 +14,7 @@ from memkv_nixl import __version__
 from memkv_nixl._errors import ConfigError, MemKVError, MissError, UsageError
 from memkv_nixl.cli import (
     _blocks,
+    _cluster,
     _control,
     _demo,
     _doctor,
@@ -67,7 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one JSON document on standard output")
     common.add_argument("--config", metavar="FILE", help="a YAML file of settings")
-    groups = (_up, _demo, _doctor, _engine_config, _plugins, _node, _control, _blocks, _status)
+    groups = (
+        _up,
+        _demo,
+        _doctor,
+        _engine_config,
+        _plugins,
+        _node,
+        _control,
+        _cluster,
+        _blocks,
+        _status,
+    )
     for group in groups:
         group.add_commands(commands, common)
     return parser
