@@ -132,7 +132,14 @@ void ClientCore::submit(const std::shared_ptr<Operation>& operation) {
     if (!item.over) parts[item.node].push_back(static_cast<std::uint32_t>(i));
   }
   for (const auto& [node, items] : parts) operation->nodes.push_back(node);
-  for (auto& [node, items] : parts) sessions_[node]->submit(operation, std::move(items));
+  for (auto& [node, items] : parts) submit_to(node, operation, std::move(items));
+}
+
+void ClientCore::submit_to(std::uint32_t node, const std::shared_ptr<Operation>& operation,
+                           std::vector<std::uint32_t> items) {
+  const std::shared_ptr<NodeSession> session = sessions_[node];
+  if (session != nullptr) return session->submit(operation, std::move(items));
+  for (const std::uint32_t item : items) item_over(operation, item, Code::unreachable);
 }
 
 void ClientCore::end_early(const std::shared_ptr<Operation>& operation, Code code) {

@@ -72,6 +72,8 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   void place_items(Operation& operation);
   void set_deadline(Operation& operation);
   void submit(const std::shared_ptr<Operation>& operation);
+  void submit_to(std::uint32_t node, const std::shared_ptr<Operation>& operation,
+                 std::vector<std::uint32_t> items);
   void end_early(const std::shared_ptr<Operation>& operation, Code code);
   void finish(const std::shared_ptr<Operation>& operation);
   void count_begin(const Operation& operation);

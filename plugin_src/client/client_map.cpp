@@ -79,6 +79,8 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
     map.nodes[index] = {.id = node_id_of(record.address), .weight = record.weight};
   }
   epoch_ = epoch;
+  // All are drained, or nobody sees them: the former places are as good as any.
+  if (that_matters(map.nodes).empty()) return true;
   if (that_matters(map.nodes) == that_matters(maps_.front().nodes)) {
     maps_.front().nodes = std::move(map.nodes);  // the same places
     return true;

@@ -39,10 +39,11 @@ class ClientMap {
 
   // The body of a MAP_REPLY. True when it is newer than the one in force, and in force now: nodes()
   // may have grown. Statuses: protocol (it is none, an id is not its address's, an address stands
-  // there twice, or its epoch is further ahead than any control plane goes).
+  // there twice, or its epoch is further ahead than any control plane goes). One in which no node
+  // has a weight changes no place.
   [[nodiscard]] Result<bool> take(std::span<const std::byte> body, std::uint64_t now_ns);
 
-  // Where the group's blocks belong; none when no node has a weight.
+  // Where the group's blocks belong.
   [[nodiscard]] std::optional<Place> place(const Fingerprint& group) const;
   // Where they belonged by the newest map before `map` that had them on none of the nodes `asked`;
   // none when there is no such map, or it was replaced too long ago.

@@ -167,7 +167,7 @@ void ClientCore::submit_older() {
     if (std::ranges::find(operation->nodes, node) == operation->nodes.end()) {
       operation->nodes.push_back(node);
     }
-    sessions_[node]->submit(operation, std::move(items));
+    submit_to(node, operation, std::move(items));
   }
   for (const Older& one : older) {
     if (one.operation->ending && !one.operation->items[one.index].over) {

@@ -219,14 +219,23 @@ TEST_F(ClientMapTest, ANodeThatLeftIsForgottenAndMayReturn) {
   for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_by(kThree, key), key));
 }
 
-TEST_F(ClientMapTest, AMapOfNobodyIsUnreachableAtOnce) {
+TEST_F(ClientMapTest, AMapInWhichNobodyTakesBlocksChangesNoPlace) {
+  std::vector<Named> blocks = grow();
+  publish(4, {{0, 0}, {1, 0}, {2, 0}});
+  EXPECT_EQ(put(blocks).size(), 60u);
+  ASSERT_TRUE(follows(4));
+  EXPECT_EQ(get(blocks), all(60, Code::ok));
+  for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_by(kThree, key), key));
+}
+
+TEST_F(ClientMapTest, WhoComesWhenAllDrainAsksTheNodesItWasGiven) {
   for (int i = 0; i < 2; ++i) add_node();
   publish(2, {{0, 0}, {1, 0}});
+  plant(0, "k0", pattern(500, 0));
   open_with_seeds({0});
-  std::vector<Named> blocks = blocks_of(5);
-  const std::uint64_t before = now_ms();
-  EXPECT_EQ(put(blocks), all(5, Code::unreachable));
-  EXPECT_LT(now_ms() - before, 100u);
+  std::vector<Named> blocks = blocks_of(1);
+  EXPECT_EQ(get(blocks), all(1, Code::ok));
+  EXPECT_EQ(client_->stats().epoch, 2u);
 }
 
 TEST_F(ClientMapTest, WhoWaitsForAMapKeepsItsDeadline) {
