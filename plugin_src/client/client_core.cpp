@@ -145,6 +145,7 @@ void ClientCore::submit_to(std::uint32_t node, const std::shared_ptr<Operation>&
 void ClientCore::end_early(const std::shared_ptr<Operation>& operation, Code code) {
   if (operation->ending || operation->open == 0) return;
   operation->ending = true;
+  operation->ending_code = code;
   if (std::erase(unplaced_, operation) > 0) {
     operation->settle_all(code);
     finish(operation);
@@ -195,7 +196,7 @@ void ClientCore::close(Task closed) {
     world_.executor.cancel(std::exchange(looking_, 0));
     world_.executor.cancel(std::exchange(outliving_, 0));
     for (const auto& session : sessions_) {
-      if (session != nullptr) session->close();
+      if (session != nullptr) session->close(Code::cancelled);
     }
   }
   tell_closed_when_over();
@@ -210,6 +211,7 @@ void ClientCore::node_closed(std::size_t node) {
     const auto self = weak.lock();
     if (!self || self->closing_) return;
     self->sessions_[node].reset();
+    if (self->map_.named(node)) return self->adopt();  // it came back in the meantime
     self->map_.forget(node);
     const std::lock_guard lock(self->published_mutex_);
     self->health_[node] = {};
@@ -272,6 +274,7 @@ void ClientCore::count_begin(const Operation& operation) {
 }
 
 void ClientCore::count_end(const Operation& operation) {
+  if (operation.kind == Operation::Kind::map) return;  // nobody's request
   const std::lock_guard lock(published_mutex_);
   const bool put = operation.kind == Operation::Kind::put;
   const bool get = operation.kind == Operation::Kind::get;

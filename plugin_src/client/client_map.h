@@ -51,6 +51,8 @@ class ClientMap {
                                                  std::span<const std::uint32_t> asked,
                                                  std::uint64_t now_ns) const;
 
+  // Whether the map in force names the node, or an old one has blocks on it.
+  [[nodiscard]] bool named(std::size_t node) const;
   // Lets old maps go; the indices of nodes that nothing names any more.
   [[nodiscard]] std::vector<std::size_t> outlived(std::uint64_t now_ns);
   // Frees the index of a node that outlived() named.
@@ -63,7 +65,6 @@ class ClientMap {
     std::uint64_t replaced_ns = 0;     // of an old one
   };
   [[nodiscard]] std::size_t index_of(const std::string& address);
-  [[nodiscard]] bool named(std::size_t node) const;
 
   std::uint32_t epoch_ = 0;
   std::vector<Node> nodes_;

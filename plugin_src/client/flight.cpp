@@ -12,6 +12,7 @@ Flight::Flight(std::uint64_t request, std::shared_ptr<Operation> operation,
     : request_(request),
       operation_(std::move(operation)),
       items_(std::move(items)),
+      over_(items_.size()),
       sent_ns_(sent_ns),
       open_(items_.size()) {}
 
@@ -20,6 +21,8 @@ Result<Landing> Flight::on_data(FlightDeck&, const wire::Data&, std::uint32_t) {
 }
 
 void Flight::finish(FlightDeck& deck, std::uint32_t index, Code code) {
+  if (over_[index]) return;
+  over_[index] = true;
   open_ -= 1;
   deck.item_over(*this, index, code);
 }

@@ -80,13 +80,16 @@ class Flight {
   [[nodiscard]] Operation::Item& item(std::uint32_t index) const {
     return operation_->items[items_[index]];
   }
-  [[nodiscard]] bool over(std::uint32_t index) const { return item(index).over; }
+  // Of this flight: the operation's item may go on elsewhere.
+  [[nodiscard]] bool over(std::uint32_t index) const { return over_[index]; }
+  // Only the first one counts.
   void finish(FlightDeck& deck, std::uint32_t index, Code code);
 
  private:
   std::uint64_t request_;
   std::shared_ptr<Operation> operation_;
   std::vector<std::uint32_t> items_;
+  std::vector<bool> over_;
   std::uint64_t sent_ns_;
   std::size_t open_;
 };

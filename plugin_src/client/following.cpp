@@ -57,7 +57,7 @@ void ClientCore::map_came(const Operation& asked) {
     log(LogLevel::info,
         "client: places blocks by the map of epoch " + std::to_string(map_.epoch()));
   } else {
-    next_ask_ns_ = now + kMapAskMs * kNsPerMs;
+    next_ask_ns_ = now + kMapAskMs / 2 * kNsPerMs;  // the look for one comes later
   }
   orient();
 }
@@ -85,7 +85,7 @@ void ClientCore::adopt() {
 
 void ClientCore::forget_outlived() {
   for (const std::size_t node : map_.outlived(world_.executor.clock().now_ns())) {
-    if (sessions_[node] != nullptr) sessions_[node]->close();
+    if (sessions_[node] != nullptr) sessions_[node]->close(Code::unreachable);
   }
   if (map_.epoch() <= kStaticEpoch) return;
   world_.executor.cancel(outliving_);
@@ -152,7 +152,7 @@ void ClientCore::submit_older() {
   std::map<std::uint64_t, std::shared_ptr<Operation>> asking;
   const std::vector<Older> older = std::exchange(older_, {});
   for (const Older& one : older) {
-    if (one.operation->ending) continue;
+    if (one.operation->ending || one.operation->items[one.index].over) continue;
     const std::uint32_t node = one.operation->items[one.index].node;
     parts[{one.operation->number, node}].push_back(static_cast<std::uint32_t>(one.index));
     asking.emplace(one.operation->number, one.operation);
@@ -171,7 +171,7 @@ void ClientCore::submit_older() {
   }
   for (const Older& one : older) {
     if (one.operation->ending && !one.operation->items[one.index].over) {
-      item_over(one.operation, one.index, Code::cancelled);
+      item_over(one.operation, one.index, one.operation->ending_code);
     }
   }
 }

@@ -11,7 +11,8 @@ namespace memkv {
 void NodeSession::submit(const std::shared_ptr<Operation>& operation,
                          std::vector<std::uint32_t> items) {
   if (close_asked_ || health_.breaker_open) {
-    const Code code = close_asked_ ? Code::shutdown : Code::unreachable;
+    const bool shut = close_asked_ && close_code_ == Code::cancelled;
+    const Code code = shut ? Code::shutdown : Code::unreachable;
     for (const std::uint32_t item : items) owner_.item_over(operation, item, code);
     return;
   }

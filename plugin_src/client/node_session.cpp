@@ -162,7 +162,7 @@ void NodeSession::on_closed(const Status& why) {
   if (phase_ != Phase::closing) failed(why);
   phase_ = Phase::resting;
   link_.reset();
-  settle_flights(close_asked_ ? Code::cancelled : Code::unreachable);
+  settle_flights(close_asked_ ? close_code_ : Code::unreachable);
   if (close_asked_) {
     phase_ = Phase::closed;
     owner_.node_closed(index_);
@@ -193,11 +193,12 @@ void NodeSession::refuse_waiting(Code code) {
   }
 }
 
-void NodeSession::close() {
+void NodeSession::close(Code code) {
   if (close_asked_) return;
   close_asked_ = true;
+  close_code_ = code;
   owner_.world().executor.cancel(std::exchange(timer_, 0));
-  refuse_waiting(Code::cancelled);
+  refuse_waiting(code);
   health_.connected = false;
   publish();
   if (link_ == nullptr) {

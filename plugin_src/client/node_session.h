@@ -60,8 +60,8 @@ class NodeSession final : public LinkHandler,
   void submit(const std::shared_ptr<Operation>& operation, std::vector<std::uint32_t> items);
   // Ends what is not over of the operation with `code`, as soon as its memory is quiet.
   void abandon(const std::shared_ptr<Operation>& operation, Code code);
-  // Ends everything: `cancelled` where it can still be said, then node_closed().
-  void close();
+  // Ends everything with `code` where it can still be said, then node_closed().
+  void close(Code code);
 
  private:
   enum class Phase : std::uint8_t {
@@ -145,6 +145,7 @@ class NodeSession final : public LinkHandler,
   NodeHealth health_;  // published by copy
   Phase phase_ = Phase::resting;
   bool close_asked_ = false;
+  Code close_code_ = Code::cancelled;
   TimerId timer_ = 0;  // until the next connect, or the greeting's end
 
   std::unique_ptr<Link> link_;

@@ -83,8 +83,9 @@ struct Operation {
   // the mind's
   std::uint64_t number = 0;
   TimerId timer = 0;
-  std::vector<std::uint32_t> nodes;  // that were given a part
-  bool ending = false;               // cancelled or past its deadline
+  std::vector<std::uint32_t> nodes;   // that were given a part
+  bool ending = false;                // cancelled or past its deadline
+  Code ending_code = Code::internal;  // which of the two
 
   void resize(std::size_t count) {
     items.resize(count);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <string>
 #include <utility>
@@ -287,6 +288,109 @@ TEST_F(ClientMapTest, AMapThatCannotBeIsRefused) {
   EXPECT_EQ(get(blocks), all(5, Code::ok));
   run_for(100);
   EXPECT_EQ(client_->stats().epoch, 2u);
+}
+
+// One item of a GET goes on elsewhere while the other is still with the first node.
+class ClientMapTwoItems : public ClientMapTest {
+ protected:
+  void begin() {
+    std::vector<Named> blocks = grow();
+    std::erase_if(blocks, [this](const Named& one) {
+      return node_by(kThree, one.first) != 2 || node_by(kTwo, one.first) != 1;
+    });
+    ASSERT_GE(blocks.size(), 2u);
+    keys_ = {blocks[0].first, blocks[1].first};
+    expected_ = blocks[0].second;
+    fake(2).intercept = [this](FakePeer& peer, const wire::Header& header,
+                               std::span<const std::byte>) {
+      if (header.type != Type::get) return false;
+      held_back_ = header.request;
+      miss(peer);  // of the first; the second is withheld
+      return true;
+    };
+    fake(1).intercept = [this](FakePeer& peer, const wire::Header& header,
+                               std::span<const std::byte> body) {
+      if (header.type != Type::get || answer_old_) return false;
+      asked_old_ += 1;
+      old_peer_ = &peer;
+      old_header_ = header;
+      old_body_.assign(body.begin(), body.end());
+      return true;
+    };
+    std::vector<GetBlock> asked;
+    for (int i = 0; i < 2; ++i) {
+      targets_[i] = Bytes(500);
+      asked.push_back({.key = key_bytes(keys_[i]), .group = {}, .target = targets_[i]});
+    }
+    request_ = client_->get(space_, asked, 2000);
+    ASSERT_TRUE(run_until([this] { return asked_old_ == 1; }));
+  }
+  void miss(FakePeer& peer) {
+    peer.say(Type::get_block, held_back_,
+             wire::GetBlock{.epoch = 3, .item = 0, .code = Code::not_found});
+  }
+  void answer_old() { old_peer_->answer(old_header_, old_body_); }
+
+  std::array<std::string, 2> keys_;
+  std::array<Bytes, 2> targets_;
+  Bytes expected_;
+  std::unique_ptr<Request> request_;
+  std::uint64_t held_back_ = 0;
+  int asked_old_ = 0;
+  bool answer_old_ = false;
+  FakePeer* old_peer_ = nullptr;
+  wire::Header old_header_;
+  Bytes old_body_;
+};
+
+TEST_F(ClientMapTwoItems, TheDeadlineEndsBothAndNoByteComesLater) {
+  begin();
+  const auto codes = finish(*request_);
+  EXPECT_EQ(codes, (std::vector<Code>{Code::not_found, Code::timeout}));
+  const Bytes then = targets_[0];
+  if (!old_peer_->gone()) answer_old();
+  run_for(100);
+  EXPECT_EQ(targets_[0], then);
+}
+
+TEST_F(ClientMapTwoItems, TheFirstNodeDiesAndTheOldOneAnswers) {
+  begin();
+  kill_node(2);
+  answer_old_ = true;  // the second item is asked for there, too
+  ASSERT_TRUE(run_until([this] { return client_->health()[2].breaker_open; }));
+  answer_old();
+  EXPECT_EQ(finish(*request_), all(2, Code::ok));
+  EXPECT_EQ(targets_[0], expected_);
+}
+
+TEST_F(ClientMapTwoItems, ASecondMissOfOneItemIsABrokenProtocol) {
+  begin();
+  answer_old_ = true;
+  miss(*fake(2).peer());
+  ASSERT_TRUE(run_until([this] { return client_->health()[2].breaker_open; }));
+  answer_old();
+  EXPECT_EQ(finish(*request_), all(2, Code::ok));
+  EXPECT_EQ(targets_[0], expected_);
+}
+
+TEST_F(ClientMapTest, ANodeThatComesBackWhileItIsForgottenIsKept) {
+  (void)grow();
+  std::uint32_t epoch = 4;
+  // Five maps push out the one that had blocks on node 1, then it is named again.
+  for (int i = 0; i < 6; ++i) {
+    const auto weight = static_cast<std::uint32_t>(100 + i);
+    publish(epoch, {{0, weight}, {2, 100}});
+    std::vector<Named> one = blocks_of(1, "map" + std::to_string(epoch));
+    (void)put(one);
+    ASSERT_TRUE(follows(epoch++)) << epoch;
+  }
+  publish(epoch, kThree);
+  std::vector<Named> one = blocks_of(1, "last");
+  (void)put(one);
+  ASSERT_TRUE(follows(epoch));
+  std::vector<Named> blocks = blocks_of(40, "again");
+  EXPECT_EQ(put(blocks), all(40, Code::ok));
+  for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_by(kThree, key), key));
 }
 
 TEST_F(ClientMapTest, RangesOfOneBlockFromTwoPlacesAreNoBlock) {
