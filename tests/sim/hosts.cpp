@@ -75,7 +75,16 @@ void NodeHost::opened(Result<std::unique_ptr<Store>> store) {
     return;
   }
   server_ = std::move(*server);
+  if (!map_.empty()) server_->take_map(map_);
   later([this] { events_.started(); });
+}
+
+void NodeHost::hand_map(std::vector<std::byte> body) {
+  map_ = std::move(body);
+  if (!running()) return;
+  process_->executor().post([this, life = life_] {
+    if (life == life_ && server_) server_->take_map(map_);
+  });
 }
 
 void NodeHost::crash() {

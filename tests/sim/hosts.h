@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "client/client.h"
 #include "engine/store.h"
@@ -29,6 +30,8 @@ class NodeHost {
   ~NodeHost() { crash(); }
 
   void boot(bool format);
+  // The body of a MAP_REPLY, which it holds from now on, and after each boot.
+  void hand_map(std::vector<std::byte> body);
   void crash();  // nothing happens when it is down
   // Stops server and store as SIGTERM does, then takes the process down and calls `stopped`; a
   // crash forgets it.
@@ -54,6 +57,7 @@ class NodeHost {
   std::string name_;
   Events events_;
   Disk disk_;
+  std::vector<std::byte> map_;
   std::uint64_t life_ = 0;
   bool stopping_ = false;
   std::unique_ptr<Process> process_;

@@ -129,6 +129,8 @@ std::vector<std::string> missed_floors(const Totals& totals) {
   floor("blocks found corrupt", totals.corrupt, n / 12);
   floor("collisions of fingerprints", totals.foreign, n / 10);
   floor("blocks served over a clean stop", totals.kept_over_stop, n);
+  floor("new maps", totals.maps, n);
+  floor("blocks found at a former place", totals.found_older, n / 4);
   for (const Floor& fault : kFaultFloors) {
     const auto fired = totals.fired.find(fault.name);
     floor(std::string(fault.name) + " faults", fired == totals.fired.end() ? 0 : fired->second,
@@ -170,7 +172,9 @@ std::vector<std::pair<const char*, std::uint64_t>> rows(const Totals& t) {
           {"rewritten", t.rewritten},
           {"recovered", t.recovered},
           {"reformats", t.reformats},
-          {"kept_over_stop", t.kept_over_stop}};
+          {"kept_over_stop", t.kept_over_stop},
+          {"maps", t.maps},
+          {"found_older", t.found_older}};
 }
 
 void print_summary(const Arguments& arguments, const Totals& totals, double seconds,

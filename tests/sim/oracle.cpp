@@ -105,7 +105,7 @@ bool Oracle::restarted_since(const Identity& id, std::uint64_t then) const {
 }
 
 Finding Oracle::why_dead(const History& history, const Value& value, std::uint64_t began) const {
-  if (value.open > 0) return {};
+  if (value.open > 0 || moves_) return {};
   for (const Acknowledged& drop : history.drops) {
     if (drop.began < value.last_end || drop.ended > began) continue;
     const bool restarted = restarted_since(value.id, drop.began);

@@ -52,7 +52,9 @@ using Finding = std::string;  // empty: all is well
 
 class Oracle {
  public:
-  Oracle(std::uint64_t seed, bool collides) : seed_(seed), collides_(collides) {}
+  // Where blocks move, a node that has them again may serve what was dropped or replaced elsewhere.
+  Oracle(std::uint64_t seed, bool collides, bool moves)
+      : seed_(seed), collides_(collides), moves_(moves) {}
 
   // What the writer believes the key's value to be; a new one after a drop, or with `fresh`.
   [[nodiscard]] Value& value_for(const Identity& id, bool fresh, std::uint32_t length);
@@ -97,6 +99,7 @@ class Oracle {
 
   std::uint64_t seed_;
   bool collides_;
+  bool moves_;
   std::uint64_t now_ = 0;
   unsigned next_value_ = 1;
   bool disk_lied_ = false;

@@ -90,6 +90,7 @@ Plan draw_plan(std::uint64_t seed, std::uint64_t number) {
   plan.chaos_requests = random.below(6) == 0 ? 0 : 8u << random.below(4);
   if (random.below(5) == 0) crowd(plan, random);
   if (random.below(6) == 0) draw_bad_pages(plan, random);
+  plan.moves = number % 4 == 3;
   return plan;
 }
 

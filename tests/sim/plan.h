@@ -32,6 +32,7 @@ struct Plan {
   std::uint64_t think_us = 0;   // between two requests of a lane, at most
   unsigned keys = 0;            // of kKeys, that are used
   unsigned drops = 0;           // of a hundred requests
+  bool moves = false;           // the map changes all the time; what was dropped may come back then
   unsigned chaos_requests = 0;  // between two crashes or partitions, on average; 0: none
 
   // Fingerprints this narrow collide, so a node may take one key for another where that only costs

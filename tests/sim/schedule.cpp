@@ -7,9 +7,12 @@
 #include <set>
 #include <utility>
 
+#include "base/fingerprint.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "sim/hosts.h"
 #include "sim/traffic.h"
+#include "wire/wire.h"
 
 namespace memkv::sim {
 namespace {
@@ -32,6 +35,8 @@ class Schedule {
   void crash_client(unsigned number);
   void part(const std::string& a, const std::string& b);
   void disk_outage();
+  void new_map();
+  void count_client(ClientHost& client);
   void crash_at_work(unsigned number, unsigned looks);
   void after_drop(const Identity& id);
   void chaos();
@@ -62,6 +67,7 @@ class Schedule {
   std::vector<std::unique_ptr<NodeHost>> nodes_;
   std::vector<std::unique_ptr<ClientHost>> clients_;
   std::set<std::pair<std::string, std::string>> apart_;
+  std::uint32_t epoch_ = kStaticEpoch;
   bool crash_after_drop_ = false;  // of the node that acknowledges the next
   bool calm_ = false;              // the faults are over
   bool disk_lied_ = false;
@@ -73,7 +79,7 @@ Schedule::Schedule(const Plan& plan, bool verbose, Totals& totals)
       totals_(totals),
       world_(World::create(plan.seed, plan.faults)),
       journal_(world_->clock(), verbose),
-      oracle_(plan.seed, plan.collides()),
+      oracle_(plan.seed, plan.collides(), plan.moves),
       traffic_(*world_, plan_, oracle_, journal_, totals) {
   world_->observe([this](const std::string& sentence) { hear(sentence); });
   set_log_sink(
@@ -94,6 +100,32 @@ void Schedule::need(const std::function<bool()>& done, std::uint64_t ms, const s
 }
 
 // ---- hosts
+
+// Other weights; now and then a node has none, or is not named.
+void Schedule::new_map() {
+  static constexpr std::array<std::uint32_t, 4> kWeights = {0, 50, 100, 300};
+  Random& random = world_->random();
+  std::vector<std::byte> body(kBodyBytesMax);
+  wire::MapReplyWriter writer(body, wire::MapHead{.epoch = ++epoch_});
+  const std::uint64_t left_out = random.below(4 * kNodes);
+  for (unsigned i = 0; i < kNodes; ++i) {
+    if (i == left_out) continue;
+    const std::string address = nodes_[i]->address();
+    const std::uint32_t weight = kWeights.at(random.below(kWeights.size()));
+    (void)writer.add({.node = node_id_of(address), .weight = weight, .address = address});
+  }
+  body.resize(writer.body().size());
+  journal_.add("a map of epoch " + std::to_string(epoch_));
+  ++totals_.maps;
+  for (const auto& node : nodes_) {
+    // Some hear of it later than others.
+    world_->after(random.below(20 * kNsPerMs), [&node, body] { node->hand_map(body); });
+  }
+}
+
+void Schedule::count_client(ClientHost& client) {
+  if (!client.down()) totals_.found_older += client.client().stats().found_older;
+}
 
 void Schedule::make_hosts() {
   for (unsigned i = 0; i < kNodes; ++i) {
@@ -166,6 +198,7 @@ void Schedule::stop_node(unsigned number) {
 void Schedule::crash_client(unsigned number) {
   ClientHost& client = *clients_[number];
   if (client.down()) return;
+  count_client(client);
   client.kill();
   traffic_.forget(client);
   client.crash();
@@ -194,6 +227,7 @@ void Schedule::chaos_sometimes() {
 void Schedule::chaos() {
   if (calm_ || failed()) return;
   Random& random = world_->random();
+  if (plan_.moves && random.below(2) == 0) return new_map();
   const auto node = static_cast<unsigned>(random.below(kNodes));
   const auto client = static_cast<unsigned>(random.below(plan_.clients));
   const std::uint64_t kind = random.below(9);
@@ -384,6 +418,7 @@ Outcome Schedule::run() {
   totals_.events += outcome.events;
   for (const auto& [name, count] : world_->fired()) totals_.fired[name] += count;
   for (const auto& client : clients_) {
+    count_client(*client);
     client->kill();
     traffic_.forget(*client);
     client->crash();
