@@ -25,10 +25,8 @@ endfunction()
 # than it saves. The libraries under test keep their preset's optimisation.
 if(MEMKV_SANITIZE)
   set(memkv_test_optimisation -O0)
-  set(memkv_test_seconds 300)
 else()
   set(memkv_test_optimisation -Og)
-  set(memkv_test_seconds 120)
 endif()
 
 # These run on one thread (on simulated clocks, networks and devices), where ThreadSanitizer finds
@@ -60,7 +58,7 @@ foreach(source IN LISTS memkv_unit_tests)
   target_link_libraries(${name} PRIVATE GTest::gtest_main GTest::gtest)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/unit)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${memkv_test_seconds})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 120)
 endforeach()
 
 if(TARGET nixl_plugin_test)
