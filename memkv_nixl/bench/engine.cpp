@@ -27,7 +27,8 @@ class EngineBench {
     Result<std::unique_ptr<Arena>> arena = map_arena(dram_bytes);
     if (!arena) return fail(arena.error());
     arena_ = std::move(*arena);
-    Store::open({}, *device_, *arena_, *loop_, system_random(),
+    // Nothing hot is rewritten: what goes to the device are the blocks that are put.
+    Store::open({.rewrite_percent = 0}, *device_, *arena_, *loop_, system_random(),
                 [this](Result<std::unique_ptr<Store>> store) {
                   if (store) store_ = std::move(*store);
                   if (!store) failure_ = store.error();
