@@ -71,6 +71,9 @@ class NodeSettings:
     control: str | None = _agents()
     agent_dir: str = _agents("memkv-node")
     failure_domain: str = _agents("")
+    move_rate: int = dataclasses.field(  # bytes a second of blocks that move to other nodes
+        default=512 << 20, metadata={"size": True, "agent": True}
+    )
     tls_cert: str | None = _agents()
     tls_key: str | None = _agents()
     tls_ca: str | None = _agents()

@@ -16,6 +16,7 @@ __all__ = [
     "group_fingerprint",
     "node_id_of",
     "place",
+    "place_copy",
     "place_ranked",
 ]
 
@@ -34,10 +35,11 @@ class Fingerprint(NamedTuple):
 
 
 class PlacementNode(NamedTuple):
-    """A node of the map. A weight of 0 is never chosen."""
+    """A node of the map. A weight of 0 is never chosen; a domain of 0 is the node alone."""
 
     id: int
     weight: int
+    domain: int = 0
 
 
 def group_fingerprint(namespace: bytes, group: bytes) -> Fingerprint:
@@ -67,6 +69,18 @@ def place_ranked(group: Fingerprint, nodes: Sequence[PlacementNode], count: int)
         raise ValueError(f"count is how many nodes to name, at least 0, not {count}")
     ranked = sorted(_draws(group, nodes), key=cmp_to_key(_order))
     return [draw.position for draw in ranked[:count]]
+
+
+def place_copy(group: Fingerprint, nodes: Sequence[PlacementNode]) -> int | None:
+    """The index of the node for a second copy (section 4); None when there is no other node."""
+    first, *others = sorted(_draws(group, nodes), key=cmp_to_key(_order)) or [None]
+    if first is None:
+        return None
+    domain = nodes[first.position].domain
+    others = [draw for draw in others if draw.id != first.id]
+    apart = [draw for draw in others if domain == 0 or nodes[draw.position].domain != domain]
+    best = next(iter(apart or others), None)
+    return None if best is None else best.position
 
 
 class _Draw(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from memkv_nixl.cli._output import Output, table
 
 CONTROL_DEFAULT = "127.0.0.1:9910"
 _CALL_S = 10.0
+_LOOK_S = 0.5  # between two looks at a drain
 _DIALECTS = ("raw", "obj", "cmx")
 _STATES = ("unknown", "serving", "silent", "lost", "draining")
 _TLS = ("tls_ca", "tls_cert", "tls_key")
@@ -41,9 +43,12 @@ def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
     actions = nodes.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", parents=[reach], help="how they are").set_defaults(run=_list_nodes)
     drain = actions.add_parser(
-        "drain", parents=[reach], help="place no new block on one, across restarts"
+        "drain", parents=[reach], help="place no new block on one, and move its blocks away"
     )
     drain.add_argument("--undo", action="store_true", help="take that back")
+    drain.add_argument(
+        "--wait", action="store_true", help="until every block of it lies on another node"
+    )
     drain.set_defaults(run=_drain)
     remove = actions.add_parser("remove", parents=[reach], help="forget one")
     remove.add_argument("--force", action="store_true", help="also one that serves")
@@ -80,7 +85,7 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     rows = [
         {
             "address": node.address,
-            "state": _STATES[node.state] if node.state < len(_STATES) else "unknown",
+            "state": _state(node),
             "weight": node.weight,
             "failure_domain": node.failure_domain,
             "epoch": node.epoch,
@@ -106,14 +111,47 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     output.answer({"nodes": rows}, table(head, lines) if rows else ["No node has registered."])
 
 
+def _state(node: Any) -> str:
+    state = _STATES[node.state] if node.state < len(_STATES) else "unknown"
+    return "drained" if state == "draining" and node.stats.get("drained") == 1 else state
+
+
 def _drain(args: argparse.Namespace, output: Output) -> None:
     with _control(args) as control:
         done = control.placement("DrainNode", address=args.address, undo=args.undo)
+        moved = {}
+        if args.wait and not args.undo:
+            moved = _await_drained(control, args.address, output)
     said = "takes blocks again" if args.undo else "drains: no new block is placed on it"
+    if moved:
+        said = f"is drained, {moved['moved_blocks']} blocks moved: it can be removed"
     output.answer(
-        {"address": args.address, "draining": not args.undo, "epoch": done.epoch},
+        {"address": args.address, "draining": not args.undo, "epoch": done.epoch, **moved},
         [f"{args.address} {said} (epoch {done.epoch})."],
     )
+
+
+def _await_drained(control: _Control, address: str, output: Output) -> dict[str, int]:
+    """Says how far it is until every block lies elsewhere; what was moved."""
+    said = ""
+    while True:
+        nodes = control.placement("ListNodes", with_stats=True).nodes
+        node = next((node for node in nodes if node.address == address), None)
+        if node is None or _STATES[node.state] not in ("draining", "silent", "lost"):
+            raise RefusedError(f"{address} drains no more: somebody took that back or removed it")
+        if not any(_state(other) == "serving" and other.weight for other in nodes):
+            raise RefusedError("no other node takes blocks: add one, or take the drain back")
+        moved = {name: node.stats.get(name, 0) for name in ("moved_blocks", "moved_bytes")}
+        if _state(node) == "drained":
+            return moved
+        now = (
+            f"{address} {_state(node)}: {moved['moved_blocks']} blocks moved "
+            f"({format_size(moved['moved_bytes'])}), {node.stats.get('blocks', 0)} on it"
+        )
+        if now != said:
+            output.note(now)
+        said = now
+        time.sleep(_LOOK_S)
 
 
 def _remove(args: argparse.Namespace, output: Output) -> None:

@@ -40,6 +40,7 @@ _AGENTS = {
     "control": "HOST:PORT of a control plane to register with; an agent then keeps memkvd running",
     "agent_dir": "the folder of the agent's files and memkvd's log (default: memkv-node)",
     "failure_domain": "what fails together with this node, say a rack",
+    "move_rate": "bytes a second of blocks that move to other nodes (default: 512MiB)",
     "tls_cert": "the agent's certificate for the control plane, a PEM file",
     "tls_key": "the certificate's key, a PEM file",
     "tls_ca": "who signs the control plane's certificate, a PEM file",

@@ -22,6 +22,11 @@ class Output:
         if text:
             print(text, flush=True)
 
+    def note(self, text: str) -> None:
+        """Says to a person how far it is; scripts do not hear it."""
+        if not self.as_json:
+            print(text, file=sys.stderr, flush=True)
+
     def error(self, error: MemKVError) -> None:
         """Says what went wrong, with its code."""
         if self.as_json:

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memkv_nixl._native import crc32c
+from memkv_nixl._native import crc32c, node_id_of
 
 if TYPE_CHECKING:
     from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap
@@ -26,6 +26,7 @@ def map_frame(map_: ClusterMap) -> bytes:
     body = struct.pack("<II", map_.epoch, len(map_.nodes))
     for node in map_.nodes:
         address = node.address.encode()
-        body += struct.pack("<QIH", node.node_id, node.weight, len(address)) + address
+        domain = node_id_of(node.failure_domain) if node.failure_domain else 0
+        body += struct.pack("<QIQH", node.node_id, node.weight, domain, len(address)) + address
     head = struct.pack("<4sB3xQIII", _MAGIC, _MAP_REPLY, _REQUEST, len(body), 0, crc32c(body))
     return head + struct.pack("<I", crc32c(head)) + body

@@ -2,6 +2,7 @@
 
     memkvd ◀── started, adopted, watched ── agent ── RegisterNode, heartbeats ──▶ control plane
        └── STAT, once per heartbeat ──────────▲  ◀──────────── maps, SERVING or DRAINING ──┘
+                                      _block_mover ── second copies, a drained node's blocks ──▶ other nodes
 
 A heartbeat is sent only when memkvd answered STAT: what does not serve is not said to. memkvd needs
 neither the agent nor the control plane; when one of them dies it serves on, and the next agent
@@ -16,6 +17,7 @@ import dataclasses
 import logging
 import random
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from memkv_nixl._signals import end_signals
 from memkv_nixl._stat import parse_stats
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
+from memkv_nixl.store._block_mover import BlockMover
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
 
@@ -38,6 +41,7 @@ _log = logging.getLogger(__name__)
 _WEIGHT = 100  # memkvd's own default
 _STAT_TIMEOUT_MS = 1000
 _RETRY_S = (0.1, 5.0)  # the first pause, and the longest
+_MOVE_BEATS = 5  # heartbeats between two looks for blocks that many read
 _FOR_GOOD = ("NODE_REMOVED", "NODE_TAKEN_OVER", "INVALID")
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -74,6 +78,10 @@ class NodeAgent:
         self._state = map_pb2.NODE_STATE_SERVING
         self._up = asyncio.Event()  # memkvd serves
         self._stat: _Stat | None = None
+        self._held = 0  # the epoch of the map that memkvd said it holds
+        self._mover: BlockMover | None = None
+        self._moving = threading.Event()  # set: it is to end
+        self._drained = False
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Running], None]) -> None:
         """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on."""
@@ -84,12 +92,14 @@ class NodeAgent:
             asyncio.create_task(stop.wait(), name="memkv-node-stop"),
             asyncio.create_task(self._keep_daemon(running), name="memkv-node-daemon"),
             asyncio.create_task(self._keep_registered(), name="memkv-node-control"),
+            asyncio.create_task(self._keep_moving(), name="memkv-node-mover"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
         finally:
+            self._moving.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -97,8 +107,11 @@ class NodeAgent:
 
     def close(self) -> None:
         """Lets go of memkvd, if it runs, and of the folder."""
+        self._moving.set()
         if self._stat is not None:
             self._stat.close()
+        if self._mover is not None:
+            self._mover.close()
         self._daemon.close()
 
     # ---- memkvd
@@ -127,6 +140,7 @@ class NodeAgent:
         if self._stat is not None:
             self._stat.close()
         self._stat = _Stat(running.address)
+        self._drained = False
         self._up.set()
 
     # ---- the control plane
@@ -215,7 +229,9 @@ class NodeAgent:
         except MemKVError as error:
             _log.warning("no heartbeat: memkvd does not answer STAT: %s", error)
             return None
-        return {name: value for name, value in stats.items() if isinstance(value, int)}
+        numbers = {name: value for name, value in stats.items() if isinstance(value, int)}
+        self._held = numbers.get("epoch", 0)
+        return numbers | self._moved()
 
     async def _read_on(self, stream: Any) -> None:
         while True:
@@ -226,9 +242,49 @@ class NodeAgent:
         self._interval_s = max(0.01, answer.heartbeat_interval_ms / 1000)
         if answer.state != self._state:
             self._state = answer.state
+            self._drained = False
             _log.info("this node is to be %s", map_pb2.NodeState.Name(answer.state))
         if answer.HasField("map"):
             self._take_map(answer.map)
+
+    # ---- blocks that move
+
+    def _moved(self) -> dict[str, int]:
+        if self._mover is None:
+            return {}
+        moved = self._mover.moved
+        return {
+            "moved_blocks": moved.blocks,
+            "moved_bytes": moved.bytes,
+            "moves_failed": moved.failed,
+            "drained": int(self._drained),
+        }
+
+    async def _keep_moving(self) -> None:
+        while True:
+            await self._up.wait()
+            draining = self._state == map_pb2.NODE_STATE_DRAINING
+            try:
+                await self._move_once(draining)
+            except MemKVError as error:
+                _log.warning("blocks wait to be moved: %s", error)
+            beats = 1 if draining and not self._drained else _MOVE_BEATS
+            await asyncio.sleep(beats * self._interval_s)
+
+    async def _move_once(self, draining: bool) -> None:
+        """One pass, by the map that memkvd holds, too: who drops blocks goes by that."""
+        map_ = self._map
+        if self._stat is None or self._held < map_.epoch or not map_.nodes:
+            return
+        if self._mover is None:
+            address = self._settings.advertise or self._stat.address
+            self._mover = BlockMover(address, self._settings.move_rate, self._moving)
+        if not draining:
+            await asyncio.to_thread(self._mover.copy_hot, map_)
+        elif not self._drained:
+            self._drained = await asyncio.to_thread(self._mover.drain, map_)
+            if self._drained:
+                _log.info("drained: every block lies on another node; this one can be removed")
 
     # ---- the map
 

@@ -31,6 +31,7 @@ inline constexpr std::size_t kTextBytesMax = 1024;            // (format) a sent
 inline constexpr std::size_t kNameBytesMax = 64;              // (format) who a peer says it is
 inline constexpr std::size_t kAddressBytesMax = 256;          // (format)
 inline constexpr std::uint32_t kNodesMax = 1024;              // (format) nodes in one map
+inline constexpr std::uint32_t kListMax = 1024;               // (format) blocks in one LIST
 inline constexpr std::uint32_t kStaticEpoch = 1;  // (format) of a node without a control plane
 inline constexpr std::uint32_t kEpochLeapMax = 1u << 24;  // (format) from one map to the next
 
@@ -55,6 +56,7 @@ inline constexpr std::size_t kHandsMax = 64;
 inline constexpr unsigned kHandsDefaultMax = 8;  // more only when a flag asks for them
 inline constexpr std::uint32_t kWeightMax = 1'000'000;
 inline constexpr std::size_t kMatchKeysPerSlice = 1024;
+inline constexpr std::size_t kListsPerPeerMax = 4;  // LISTs being answered
 inline constexpr std::size_t kBlocksPerSlice = 64;  // blocks of PUT or GET begun in one task
 inline constexpr std::uint64_t kRequestBytesPerPeerMax =
     16 * kMiB;  // bodies of requests that are not over
@@ -81,6 +83,7 @@ inline constexpr std::uint64_t kVerifiedMsMax =
 inline constexpr std::uint32_t kIndexFlushMsMax = 60'000;
 inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;      // of a MATCH
 inline constexpr std::size_t kReportsMax = 64;                   // being looked into at a time
+inline constexpr std::uint64_t kReadsHalfMs = 60'000;            // a block's reads count half after it
 inline constexpr std::size_t kTombstonesWaitingMax = 64 * 1024;  // for a segment to be ready
 inline constexpr std::uint8_t kReadFailuresMax = 2;  // in a row, then a block is given up
 inline constexpr std::uint64_t kIndexEntriesMax =
@@ -100,7 +103,9 @@ inline constexpr std::size_t kClientBlocksMax = 1 << 20;  // under way in one cl
 inline constexpr std::uint64_t kOldMapMs =
     10 * 60 * 1000;                              // for so long blocks are looked for by an old map
 inline constexpr std::size_t kOldMapsMax = 4;    // that are kept
-inline constexpr std::size_t kPlacesMax = 3;     // where one block is looked for
+inline constexpr std::size_t kPlacesMax = 4;     // where one block is looked for
+inline constexpr std::uint64_t kCopiedMs = 30'000;  // so long a second copy is believed in
+inline constexpr unsigned kDropsMax = 3;          // how often a drop begins again for a newer map
 inline constexpr std::uint64_t kMapAskMs = 500;  // between two questions for a map
 
 // the NIXL plugin

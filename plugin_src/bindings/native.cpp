@@ -59,6 +59,17 @@ class PyRequest {
   PyRequest& operator=(const PyRequest&) = delete;
 
   void begin(std::unique_ptr<Request> request) { request_ = std::move(request); }
+  void begin(std::unique_ptr<HeldRequest> request) {
+    held_ = request.get();
+    request_ = std::move(request);
+  }
+  [[nodiscard]] bool wait_held(std::uint64_t timeout_ms) {
+    const nb::gil_scoped_release unlocked;
+    return held_ == nullptr ? request_->wait(timeout_ms) : held_->wait_held(timeout_ms);
+  }
+  void release() {
+    if (held_ != nullptr) held_->release();
+  }
   [[nodiscard]] Client& client() { return *client_; }
   [[nodiscard]] std::span<const Buffer> buffers() const { return buffers_; }
 
@@ -94,6 +105,7 @@ class PyRequest {
       texts_;  // keys and groups, owned here because requests only refer to them
   std::vector<Buffer> buffers_;
   std::unique_ptr<Request> request_;
+  HeldRequest* held_ = nullptr;  // the same, of a held put
 };
 
 std::span<const std::byte> view(const std::string& text) {
@@ -110,6 +122,7 @@ Namespace space_of(const nb::bytes& id, std::uint32_t generation) {
 
 using Texts = std::vector<nb::bytes>;
 using Numbers = std::vector<std::uint32_t>;
+using Prints = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
 
 void need_as_many(std::size_t got, std::size_t keys, const char* what) {
   if (got != 0 && got != keys) {
@@ -152,8 +165,9 @@ class Names {
 class PyClient {
  public:
   PyClient(std::vector<std::string> nodes, const nb::bytes& token, std::string name,
-           std::uint64_t timeout_ms) {
+           std::uint64_t timeout_ms, bool follow) {
     ClientOptions options;
+    options.follow = follow;
     options.nodes = std::move(nodes);
     const auto* first = reinterpret_cast<const std::byte*>(token.c_str());
     options.token.assign(first, first + token.size());
@@ -174,10 +188,12 @@ class PyClient {
   std::unique_ptr<PyRequest> put(const nb::bytes& space, const Texts& keys,
                                  const std::vector<nb::object>& blocks, const Texts& groups,
                                  const Numbers& depths, const Numbers& costs,
-                                 std::uint32_t generation, std::uint64_t timeout_ms) {
+                                 const Prints& prints, bool hold, std::uint32_t generation,
+                                 std::uint64_t timeout_ms) {
     if (blocks.size() != keys.size()) raise_usage("as many buffers as keys are needed");
     need_as_many(depths.size(), keys.size(), "depths");
     need_as_many(costs.size(), keys.size(), "recompute_costs");
+    need_as_many(prints.size(), keys.size(), "group_prints");
     std::vector<std::string> texts = own_texts(keys, groups);
     const Names names(texts, keys.size(), !groups.empty());
     std::vector<Buffer> buffers = export_all(blocks, false);
@@ -188,8 +204,15 @@ class PyClient {
                   .bytes = buffers[i].bytes(),
                   .depth = number_at(depths, i),
                   .recompute_cost = number_at(costs, i)};
+      if (!prints.empty()) {
+        items[i].group_print = Fingerprint{.high = prints[i].first, .low = prints[i].second};
+      }
     }
     const Namespace where = space_of(space, generation);
+    if (hold) {
+      return begin(std::move(texts), std::move(buffers),
+                   [&](Client& client) { return client.put_held(where, items, timeout_ms); });
+    }
     return begin(std::move(texts), std::move(buffers),
                  [&](Client& client) { return client.put(where, items, timeout_ms); });
   }
@@ -233,25 +256,44 @@ class PyClient {
   }
 
   std::string stat(std::size_t node, std::uint64_t timeout_ms) {
-    struct Answer {
-      std::mutex mutex;
-      std::condition_variable came;
-      std::optional<Result<std::string>> text;
-    };
-    const auto answer = std::make_shared<Answer>();
-    const std::shared_ptr<Client> client = open_client();
-    {
-      const nb::gil_scoped_release unlocked;
-      client->stat(node, timeout_ms, [answer](Result<std::string> text) {
-        const std::lock_guard lock(answer->mutex);
-        answer->text = std::move(text);
-        answer->came.notify_all();
-      });
-      std::unique_lock lock(answer->mutex);
-      wait_until(answer->came, lock, [&] { return answer->text.has_value(); });
+    return await([&](Client& client, auto got) { client.stat(node, timeout_ms, std::move(got)); });
+  }
+
+  // (the cursor to go on with, a tuple per block)
+  nb::tuple list(std::size_t node, std::uint64_t cursor, std::uint32_t count,
+                 std::uint8_t reads_min, std::uint8_t mark_not, std::uint64_t timeout_ms) {
+    const std::string text = ask(node, wire::Type::list, wire::Type::list_reply,
+                                 wire::List{.cursor = cursor,
+                                            .count = count,
+                                            .reads_min = reads_min,
+                                            .mark_not = mark_not},
+                                 timeout_ms);
+    auto reply = wire::ListReplyReader::open(as_bytes_of(text));
+    if (!reply) raise(reply.error());
+    nb::list blocks;
+    while (const auto block = reply->next()) {
+      blocks.append(nb::make_tuple(
+          bytes_object(block->space.id), block->space.generation, bytes_object(block->key),
+          block->incarnation, block->length,
+          nb::make_tuple(block->traits.group.high, block->traits.group.low), block->traits.depth,
+          block->traits.recompute_cost, block->reads, block->mark));
     }
-    if (!*answer->text) raise(answer->text->error());
-    return **answer->text;
+    return nb::make_tuple(reply->head().next, blocks);
+  }
+
+  int mark(std::size_t node, const nb::bytes& space, std::uint32_t generation,
+           const nb::bytes& key, std::uint64_t incarnation, std::uint8_t mark,
+           std::uint64_t timeout_ms) {
+    const wire::Mark question{
+        .space = space_of(space, generation),
+        .mark = mark,
+        .incarnation = incarnation,
+        .key = std::as_bytes(std::span(key.c_str(), key.size()))};
+    const std::string text =
+        ask(node, wire::Type::mark, wire::Type::mark_reply, question, timeout_ms);
+    const auto reply = wire::decode_mark_reply(as_bytes_of(text));
+    if (!reply) raise(reply.error());
+    return static_cast<int>(reply->code);
   }
 
   nb::list health() {
@@ -290,6 +332,7 @@ class PyClient {
     out["epoch"] = stats.epoch;
     out["asked_older"] = stats.asked_older;
     out["found_older"] = stats.found_older;
+    out["asked_copy"] = stats.asked_copy;
     return out;
   }
 
@@ -301,6 +344,46 @@ class PyClient {
   }
 
  private:
+  template <typename Bytes>
+  [[nodiscard]] static nb::bytes bytes_object(const Bytes& bytes) {
+    return nb::bytes(bytes.data(), bytes.size());
+  }
+
+  template <typename Ask>
+  std::string await(Ask&& begin_asking) {
+    struct Answer {
+      std::mutex mutex;
+      std::condition_variable came;
+      std::optional<Result<std::string>> text;
+    };
+    const auto answer = std::make_shared<Answer>();
+    const std::shared_ptr<Client> client = open_client();
+    {
+      const nb::gil_scoped_release unlocked;
+      begin_asking(*client, [answer](Result<std::string> text) {
+        const std::lock_guard lock(answer->mutex);
+        answer->text = std::move(text);
+        answer->came.notify_all();
+      });
+      std::unique_lock lock(answer->mutex);
+      wait_until(answer->came, lock, [&] { return answer->text.has_value(); });
+    }
+    if (!*answer->text) raise(answer->text->error());
+    return **answer->text;
+  }
+
+  template <typename Body>
+  std::string ask(std::size_t node, wire::Type asks, wire::Type answers, const Body& body,
+                  std::uint64_t timeout_ms) {
+    std::vector<std::byte> bytes(wire::kSmallBodyMax);
+    bytes.resize(wire::encode(body, bytes));
+    if (bytes.empty()) raise_usage("a number or key is out of its range");
+    const Question question{.asks = asks, .answers = answers, .body = std::move(bytes)};
+    return await([&](Client& client, auto got) {
+      client.ask(node, question, timeout_ms, std::move(got));
+    });
+  }
+
   std::shared_ptr<Client> open_client() {
     if (!client_) raise_usage("the client is closed");
     return client_;
@@ -310,7 +393,7 @@ class PyClient {
   std::unique_ptr<PyRequest> begin(std::vector<std::string> texts, std::vector<Buffer> buffers,
                                    Begin&& submit) {
     auto request = std::make_unique<PyRequest>(open_client(), std::move(texts), std::move(buffers));
-    std::unique_ptr<Request> under_way;
+    decltype(submit(request->client())) under_way;
     {
       const nb::gil_scoped_release unlocked;
       under_way = submit(request->client());
@@ -348,6 +431,16 @@ std::optional<std::size_t> place_of(
   return place({.high = group.first, .low = group.second}, list);
 }
 
+std::optional<std::size_t> copy_place_of(
+    std::pair<std::uint64_t, std::uint64_t> group,
+    const std::vector<std::tuple<std::uint64_t, std::uint32_t, std::uint64_t>>& nodes) {
+  std::vector<PlacementNode> list;
+  for (const auto& [id, weight, domain] : nodes) {
+    list.push_back({.id = id, .weight = weight, .domain = domain});
+  }
+  return place_copy({.high = group.first, .low = group.second}, list);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -361,19 +454,23 @@ NB_MODULE(_native, module) {
       .def_prop_ro("done", &PyRequest::done, "True when every block has a code.")
       .def("wait", &PyRequest::wait, nb::arg("timeout_ms"),
            "Waits at most so long, without the GIL; True when the request is over.")
+      .def("wait_held", &PyRequest::wait_held, nb::arg("timeout_ms"),
+           "Of a held put: waits until every block is with its node or has a code.")
+      .def("release", &PyRequest::release, "Of a held put: its blocks become visible.")
       .def("cancel", &PyRequest::cancel, "Asks it to end soon; wait() still has to be called.")
       .def("codes", &PyRequest::codes, "A code's number per block, in the order given.")
       .def("matches", &PyRequest::matches,
            "Of a match: (code, where, length) per block; where is 0 absent, 1 flash, 2 dram.");
 
   nb::class_<PyClient>(module, "Client", "One pool of store nodes. Safe from any thread.")
-      .def(nb::init<std::vector<std::string>, nb::bytes, std::string, std::uint64_t>(),
+      .def(nb::init<std::vector<std::string>, nb::bytes, std::string, std::uint64_t, bool>(),
            nb::arg("nodes"), nb::kw_only(), nb::arg("token") = nb::bytes("", 0),
-           nb::arg("name") = "memkv", nb::arg("timeout_ms") = 0)
+           nb::arg("name") = "memkv", nb::arg("timeout_ms") = 0, nb::arg("follow") = true)
       .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
-           nb::arg("recompute_costs") = Numbers(), nb::arg("generation") = 0,
-           nb::arg("timeout_ms") = 0, "Puts whole blocks out of any contiguous buffers.")
+           nb::arg("recompute_costs") = Numbers(), nb::arg("group_prints") = Prints(),
+           nb::arg("hold") = false, nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
+           "Puts whole blocks out of any contiguous buffers.")
       .def("get", &PyClient::get, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("offsets") = Numbers(),
            nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
@@ -386,6 +483,18 @@ NB_MODULE(_native, module) {
            "Takes blocks out; ok means that no restart brings them back.")
       .def("stat", &PyClient::stat, nb::arg("node"), nb::arg("timeout_ms"),
            "One node's numbers: lines of `name value`.")
+      .def("list", &PyClient::list, nb::arg("node"), nb::arg("cursor"), nb::kw_only(),
+           nb::arg("count") = 256, nb::arg("reads_min") = 0, nb::arg("mark_not") = 0,
+           nb::arg("timeout_ms") = 0,
+           nb::sig("def list(self, node: int, cursor: int, *, count: int = 256, "
+                   "reads_min: int = 0, mark_not: int = 0, timeout_ms: int = 0) -> "
+                   "tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, "
+                   "int, int]]]"),
+           "LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, "
+           "group print, depth, recompute cost, reads, mark).")
+      .def("mark", &PyClient::mark, nb::arg("node"), nb::arg("namespace"), nb::arg("generation"),
+           nb::arg("key"), nb::arg("incarnation"), nb::arg("mark"), nb::kw_only(),
+           nb::arg("timeout_ms") = 0, "MARK: the number of the code that answers it.")
       .def("health", &PyClient::health, nb::sig("def health(self) -> list[dict[str, int | str]]"),
            "A dict per node: address, connected, breaker_open, …")
       .def("stats", &PyClient::stats, nb::sig("def stats(self) -> dict[str, int]"),
@@ -407,6 +516,8 @@ NB_MODULE(_native, module) {
              "The id that placement knows a node by.");
   module.def("place", &place_of, nb::arg("group"), nb::arg("nodes"),
              "The index of the (id, weight) that a group belongs to, or None.");
+  module.def("place_copy", &copy_place_of, nb::arg("group"), nb::arg("nodes"),
+             "The index of the (id, weight, domain) for a group's second copy, or None.");
 }
 
 }  // namespace memkv::python

@@ -45,6 +45,8 @@ Asked ask(const Operation& operation, std::span<const std::uint32_t> items, std:
                                          .length = static_cast<std::uint32_t>(item.target.size()),
                                          .key = item.key};
                                    });
+    case Operation::Kind::question:
+      return {.type = operation.question.asks, .body = operation.question.body, .count = 1};
     case Operation::Kind::map:
       return {.type = wire::Type::map, .body = {}, .count = 1};
     case Operation::Kind::stat:

@@ -51,7 +51,7 @@ class Gate {
   bool shut_ = false;
 };
 
-class RequestHandle final : public Request {
+class RequestHandle final : public HeldRequest {
  public:
   RequestHandle(std::shared_ptr<Operation> operation, std::weak_ptr<ClientCore> core,
                 std::shared_ptr<Gate> gate)
@@ -83,6 +83,16 @@ class RequestHandle final : public Request {
     // A shut gate means that everything is being cancelled already.
     (void)gate_->post([weak = core_, operation = operation_] {
       if (const auto core = weak.lock()) core->cancel(operation);
+    });
+  }
+  bool wait_held(std::uint64_t timeout_ms) override {
+    if (gate_->in_child()) return done();
+    return operation_->completion.wait_reached(timeout_ms);
+  }
+  void release() override {
+    if (gate_->in_child()) return;
+    (void)gate_->post([weak = core_, operation = operation_] {
+      if (const auto core = weak.lock()) core->release(operation);
     });
   }
   std::span<const Code> codes() const override { return operation_->codes; }
@@ -206,6 +216,10 @@ class ClientFace final : public Client {
                                  Finished finished) override;
   std::unique_ptr<Request> drop(const Namespace& space, std::span<const NamedBlock> blocks,
                                 std::uint64_t timeout_ms, Finished finished) override;
+  std::unique_ptr<HeldRequest> put_held(const Namespace& space, std::span<const PutBlock> blocks,
+                                        std::uint64_t timeout_ms, Finished finished) override;
+  void ask(std::size_t node, const Question& question, std::uint64_t timeout_ms,
+           std::move_only_function<void(Result<std::string>)> got) override;
   void stat(std::size_t node, std::uint64_t timeout_ms,
             std::move_only_function<void(Result<std::string>)> got) override;
   std::vector<NodeHealth> health() const override;
@@ -227,7 +241,13 @@ class ClientFace final : public Client {
                                                       std::uint64_t timeout_ms,
                                                       Finished finished) const;
   void begin(const std::shared_ptr<Operation>& operation);
-  [[nodiscard]] std::unique_ptr<Request> handle(std::shared_ptr<Operation> operation);
+  void begin_asking(const std::shared_ptr<Operation>& operation, std::size_t node,
+                    std::move_only_function<void(Result<std::string>)> got);
+  [[nodiscard]] std::shared_ptr<Operation> make_put(const Namespace& space,
+                                                    std::span<const PutBlock> blocks,
+                                                    std::uint64_t timeout_ms,
+                                                    Finished finished) const;
+  [[nodiscard]] std::unique_ptr<HeldRequest> handle(std::shared_ptr<Operation> operation);
 
   const ClientOptions options_;
   Executor& executor_;
@@ -283,7 +303,7 @@ void ClientFace::begin(const std::shared_ptr<Operation>& operation) {
   operation->completion.complete(std::move(operation->finished));
 }
 
-std::unique_ptr<Request> ClientFace::handle(std::shared_ptr<Operation> operation) {
+std::unique_ptr<HeldRequest> ClientFace::handle(std::shared_ptr<Operation> operation) {
   // Nothing that can fail comes after its beginning; when that itself fails, it is over.
   auto made = std::make_unique<RequestHandle>(operation, core_, gate_);
   try {
@@ -297,8 +317,10 @@ std::unique_ptr<Request> ClientFace::handle(std::shared_ptr<Operation> operation
   return made;
 }
 
-std::unique_ptr<Request> ClientFace::put(const Namespace& space, std::span<const PutBlock> blocks,
-                                         std::uint64_t timeout_ms, Finished finished) {
+std::shared_ptr<Operation> ClientFace::make_put(const Namespace& space,
+                                                std::span<const PutBlock> blocks,
+                                                std::uint64_t timeout_ms,
+                                                Finished finished) const {
   auto operation = make(Kind::put, space, blocks.size(), timeout_ms, std::move(finished));
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const PutBlock& block = blocks[i];
@@ -308,10 +330,25 @@ std::unique_ptr<Request> ClientFace::put(const Namespace& space, std::span<const
     item.bytes = block.bytes;
     item.traits.depth = block.depth;
     item.traits.recompute_cost = block.recompute_cost;
+    item.group_given = block.group_print.has_value();
+    item.traits.group = block.group_print.value_or(Fingerprint{});
     Code code = check_key(block.key);
     if (code == Code::ok) code = check_length(block.bytes.size());
     if (code != Code::ok) operation->settle(i, code);
   }
+  return operation;
+}
+
+std::unique_ptr<Request> ClientFace::put(const Namespace& space, std::span<const PutBlock> blocks,
+                                         std::uint64_t timeout_ms, Finished finished) {
+  return handle(make_put(space, blocks, timeout_ms, std::move(finished)));
+}
+
+std::unique_ptr<HeldRequest> ClientFace::put_held(const Namespace& space,
+                                                  std::span<const PutBlock> blocks,
+                                                  std::uint64_t timeout_ms, Finished finished) {
+  auto operation = make_put(space, blocks, timeout_ms, std::move(finished));
+  operation->hold = true;
   return handle(std::move(operation));
 }
 
@@ -358,7 +395,22 @@ void ClientFace::stat(std::size_t node, std::uint64_t timeout_ms,
     return got(
         fail(Code::unreachable, "the process forked: open a client of its own in the child"));
   }
-  const std::shared_ptr<Operation> operation = make(Kind::stat, {}, 1, timeout_ms, {});
+  begin_asking(make(Kind::stat, {}, 1, timeout_ms, {}), node, std::move(got));
+}
+
+void ClientFace::ask(std::size_t node, const Question& question, std::uint64_t timeout_ms,
+                     std::move_only_function<void(Result<std::string>)> got) {
+  if (gate_->in_child()) {
+    return got(
+        fail(Code::unreachable, "the process forked: open a client of its own in the child"));
+  }
+  const std::shared_ptr<Operation> operation = make(Kind::question, {}, 1, timeout_ms, {});
+  operation->question = question;
+  begin_asking(operation, node, std::move(got));
+}
+
+void ClientFace::begin_asking(const std::shared_ptr<Operation>& operation, std::size_t node,
+                              std::move_only_function<void(Result<std::string>)> got) {
   operation->finished = [asked = operation.get(), core = core_, node,
                          told = std::move(got)]() mutable {
     const Code code = asked->codes[0];

@@ -28,6 +28,7 @@
 #include "base/random.h"
 #include "base/result.h"
 #include "base/stream.h"
+#include "wire/wire.h"
 
 namespace memkv {
 
@@ -39,6 +40,7 @@ struct ClientOptions {
   std::vector<std::byte> token;  // empty: the built-in tenant
   std::string name = "memkv";    // for the nodes' logs
   std::uint64_t timeout_ms = 0;  // 0: kTimeoutMsDefault; of a request unless it brings its own
+  bool follow = true;  // false: `nodes` are all there is, whatever map a node publishes
 };
 
 // What stands in for the world; a simulation brings its own.
@@ -54,6 +56,7 @@ struct PutBlock {
   std::span<const std::byte> bytes;  // the whole block
   std::uint32_t depth = 0;
   std::uint32_t recompute_cost = 0;
+  std::optional<Fingerprint> group_print = {};  // instead of `group`, by whoever knows no more
 };
 struct GetBlock {
   std::span<const std::byte> key;
@@ -72,6 +75,13 @@ struct Match {
   std::uint32_t length = 0;
 };
 
+// LIST or MARK, docs/formats/wire.md.
+struct Question {
+  wire::Type asks{};
+  wire::Type answers{};
+  std::vector<std::byte> body;
+};
+
 struct NodeHealth {
   std::string address;
   std::uint64_t node = 0;
@@ -88,7 +98,8 @@ struct ClientStats {
                 unreachable = 0;
   std::uint64_t bytes_put = 0, bytes_got = 0, reconnects = 0;
   std::uint64_t epoch = 0;  // of the map it places by; 0: the nodes it was given are the map
-  std::uint64_t asked_older = 0, found_older = 0;  // blocks looked for by a former map
+  std::uint64_t asked_older = 0, found_older = 0;  // blocks looked for at one more place
+  std::uint64_t asked_copy = 0;  // blocks whose second copy was asked for first
 };
 
 // One request under way. Thread: any. Destroying it cancels it and, where the client has a thread
@@ -106,6 +117,16 @@ class Request {
   // Per block, in the order given; to be read when done().
   [[nodiscard]] virtual std::span<const Code> codes() const = 0;
   [[nodiscard]] virtual std::span<const Match> matches() const = 0;  // of a match only
+};
+
+// A put whose blocks stay invisible until release(): every byte is with its node, and no COMMIT is
+// sent. A node waits for it kPeerStallMs at most.
+class HeldRequest : public Request {
+ public:
+  // Waits until every block is with its node or has a status, at most `timeout_ms`; true when it is
+  // so. Not on the mind's thread.
+  [[nodiscard]] virtual bool wait_held(std::uint64_t timeout_ms) = 0;
+  virtual void release() = 0;
 };
 
 using Finished = std::move_only_function<void()>;  // on the mind's thread, once, when the request
@@ -153,6 +174,17 @@ class Client {
                                                       std::span<const NamedBlock> blocks,
                                                       std::uint64_t timeout_ms = 0,
                                                       Finished finished = {}) = 0;
+
+  // put(), held. For whoever moves blocks between nodes.
+  [[nodiscard]] virtual std::unique_ptr<HeldRequest> put_held(const Namespace& space,
+                                                              std::span<const PutBlock> blocks,
+                                                              std::uint64_t timeout_ms = 0,
+                                                              Finished finished = {}) = 0;
+
+  // A question to one node (an index into `nodes`): the frame, and the one that answers it. `got`
+  // comes on the mind with the body of the answer. Thread: any.
+  virtual void ask(std::size_t node, const Question& question, std::uint64_t timeout_ms,
+                   std::move_only_function<void(Result<std::string>)> got) = 0;
 
   // Asks one node (an index into `nodes`) for its STAT text; `got` comes on the mind. Thread: any.
   virtual void stat(std::size_t node, std::uint64_t timeout_ms,

@@ -18,7 +18,8 @@ bool agree(const Operation::Item& a, const Operation::Item& b) {
 }
 
 bool names_its_node(const Operation& operation) {
-  return operation.kind == Operation::Kind::stat || operation.kind == Operation::Kind::map;
+  return operation.kind == Operation::Kind::stat || operation.kind == Operation::Kind::map ||
+         operation.kind == Operation::Kind::question;
 }
 
 // Ranges of one key that saw different values are no part of one block: all of them are misses.
@@ -86,15 +87,20 @@ void ClientCore::place_items(Operation& operation) {
   };
   // Blocks of a prefix name one group again and again; a key that is its own group hardly does.
   std::map<std::string_view, Placed> groups;
-  const auto place_group = [&](std::span<const std::byte> group) {
-    const Fingerprint fingerprint = group_fingerprint(operation.space.id, group);
+  const auto place_print = [&](const Fingerprint& fingerprint) {
     return Placed{.group = fingerprint, .place = map_.place(fingerprint)};
   };
+  const auto place_group = [&](std::span<const std::byte> group) {
+    return place_print(group_fingerprint(operation.space.id, group));
+  };
+  operation.epoch = map_.epoch();
   for (std::size_t i = 0; i < operation.items.size(); ++i) {
     Operation::Item& item = operation.items[i];
     if (item.over) continue;
     Placed placed;
-    if (item.group.empty()) {
+    if (item.group_given) {
+      placed = place_print(item.traits.group);
+    } else if (item.group.empty()) {
       placed = place_group(item.key);
     } else {
       const auto [known, is_new] = groups.try_emplace(as_text_of(item.group));
@@ -103,7 +109,10 @@ void ClientCore::place_items(Operation& operation) {
     }
     item.traits.group = placed.group;
     if (placed.place) {
-      send_to(item, *placed.place);
+      if (operation.kind == Operation::Kind::drop) plan_drop(item, *placed.place);
+      if (operation.reads()) plan_read(item, *placed.place);
+      send_to(item, item.planned > 0 ? ClientMap::Place{item.plan[0], placed.place->map}
+                                     : *placed.place);
     } else {
       operation.settle(i, Code::unreachable);  // a map without a node that takes blocks
     }
@@ -137,15 +146,23 @@ void ClientCore::submit(const std::shared_ptr<Operation>& operation) {
 
 void ClientCore::submit_to(std::uint32_t node, const std::shared_ptr<Operation>& operation,
                            std::vector<std::uint32_t> items) {
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  for (const std::uint32_t index : items) {
+    Operation::Item& item = operation->items[index];
+    item.sent_ns = now;
+    if (!item.target.empty()) item.queued = copies_.wanted(node, item.target.size());
+  }
   const std::shared_ptr<NodeSession> session = sessions_[node];
   if (session != nullptr) return session->submit(operation, std::move(items));
   for (const std::uint32_t item : items) item_over(operation, item, Code::unreachable);
 }
 
 void ClientCore::end_early(const std::shared_ptr<Operation>& operation, Code code) {
-  if (operation->ending || operation->open == 0) return;
+  const bool waits = std::erase(waiting_drops_, operation) > 0;
+  if (operation->ending || (operation->open == 0 && !waits)) return;
   operation->ending = true;
   operation->ending_code = code;
+  if (waits) return finish(operation);
   if (std::erase(unplaced_, operation) > 0) {
     operation->settle_all(code);
     finish(operation);
@@ -156,6 +173,13 @@ void ClientCore::end_early(const std::shared_ptr<Operation>& operation, Code cod
   }
 }
 
+void ClientCore::release(const std::shared_ptr<Operation>& operation) {
+  operation->hold = false;
+  for (const std::uint32_t node : operation->nodes) {
+    if (sessions_[node] != nullptr) sessions_[node]->release(operation);
+  }
+}
+
 void ClientCore::cancel(const std::shared_ptr<Operation>& operation) {
   end_early(operation, Code::cancelled);
 }
@@ -163,18 +187,22 @@ void ClientCore::cancel(const std::shared_ptr<Operation>& operation) {
 void ClientCore::item_over(const std::shared_ptr<Operation>& operation, std::size_t item,
                            Code code) {
   MEMKV_CHECK(!operation->items[item].over, "a block is over once");
-  if (operation->items[item].over || ask_older(operation, item, code)) return;
+  if (operation->items[item].over) return;
+  count_answer(*operation, item, code);
+  if (ask_older(operation, item, code)) return;
   const Code known = told(*operation, item, code);
-  if (known == Code::ok && operation->items[item].times_asked > 1) {
+  if (known == Code::ok && operation->reads() && operation->items[item].times_asked > 1) {
     const std::lock_guard lock(published_mutex_);
     stats_.found_older += 1;
   }
   operation->settle(item, known);
+  operation->look_at_gate();
   if (operation->open == 0) finish(operation);
 }
 
 void ClientCore::finish(const std::shared_ptr<Operation>& operation) {
   const std::shared_ptr<Operation> kept = operation;  // whoever called may hold the map's reference
+  if (drop_again(kept)) return;
   if (kept->kind == Operation::Kind::get) refuse_mixed_ranges(*kept);
   for (std::size_t i = 0; i < kept->matches.size(); ++i) {
     kept->matches[i].code = kept->codes[i];
@@ -213,6 +241,7 @@ void ClientCore::node_closed(std::size_t node) {
     self->sessions_[node].reset();
     if (self->map_.named(node)) return self->adopt();  // it came back in the meantime
     self->map_.forget(node);
+    self->copies_.forget(node);
     const std::lock_guard lock(self->published_mutex_);
     self->health_[node] = {};
   });
@@ -269,6 +298,7 @@ void ClientCore::count_begin(const Operation& operation) {
       break;
     case Operation::Kind::stat:
     case Operation::Kind::map:
+    case Operation::Kind::question:
       break;
   }
 }

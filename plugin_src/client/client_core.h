@@ -2,7 +2,10 @@
 // deadlines, follows the map, and decides what became of each request.
 //
 // A block that is not where the map in force has it is asked for where former maps had it, so that
-// growing does not cost hits; a drop goes to all of those places. Requests wait for the first node
+// growing does not cost hits. A group that is known to lie on two nodes is read from the one that
+// answers sooner, and from the other when that fails. A drop goes to all places, the former first
+// and the second place last: a block moves in this order, so that none escapes it on its way; and
+// once more when a node meanwhile says that there is a newer map. Requests wait for the first node
 // that says which map it holds, or until all have failed.
 //
 // Thread: the mind, but for stats() and health(). Everything it does follows from its world, so
@@ -18,6 +21,7 @@
 
 #include "client/client.h"
 #include "client/client_map.h"
+#include "client/copies.h"
 #include "client/node_session.h"
 #include "client/operation.h"
 
@@ -34,6 +38,8 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   void begin(const std::shared_ptr<Operation>& operation);
   // What is not over becomes `cancelled`, when it is quiet.
   void cancel(const std::shared_ptr<Operation>& operation);
+  // A held put goes on.
+  void release(const std::shared_ptr<Operation>& operation);
   // Cancels everything, ends every connection; `closed` comes from a task of its own, after the
   // last.
   void close(Task closed);
@@ -67,6 +73,13 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   [[nodiscard]] bool ask_older(const std::shared_ptr<Operation>& operation, std::size_t index,
                                Code code);
   void submit_older();
+  [[nodiscard]] std::optional<ClientMap::Place> next_place(const Operation& operation,
+                                                           std::size_t index, Code code);
+  void plan_read(Operation::Item& item, const ClientMap::Place& first);
+  void plan_drop(Operation::Item& item, const ClientMap::Place& first);
+  void count_answer(const Operation& operation, std::size_t index, Code code);
+  [[nodiscard]] bool drop_again(const std::shared_ptr<Operation>& operation);
+  void end_waiting_drops();
 
   void place_and_submit(const std::shared_ptr<Operation>& operation);
   void place_items(Operation& operation);
@@ -83,6 +96,8 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   const ClientOptions options_;
   const ClientWorld world_;
   ClientMap map_;
+  Copies copies_;
+  std::uint32_t newest_epoch_ = 0;  // that any node said it holds
   std::vector<std::shared_ptr<NodeSession>> sessions_;  // by the nodes' indices; none of forgotten
   std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;  // under way, by their number
   std::size_t blocks_under_way_ = 0;
@@ -101,6 +116,7 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
     std::shared_ptr<Operation> operation;
     std::size_t index = 0;
   };
+  std::vector<std::shared_ptr<Operation>> waiting_drops_;  // for a newer map
   std::vector<Older> older_;  // to be asked for at their older places, by a task that is posted
 
   bool closing_ = false;

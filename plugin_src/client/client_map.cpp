@@ -23,6 +23,7 @@ std::vector<PlacementNode> that_matters(std::vector<PlacementNode> nodes) {
 struct Record {
   std::string address;
   std::uint32_t weight = 0;
+  std::uint64_t domain = 0;
 };
 
 Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
@@ -36,7 +37,7 @@ Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
     if (!seen.insert(address).second) {
       return fail(Code::protocol, "a map in which " + address + " stands twice");
     }
-    records.push_back({.address = std::move(address), .weight = node->weight});
+    records.push_back({.address = std::move(address), .weight = node->weight, .domain = node->domain});
   }
   return records;
 }
@@ -76,7 +77,8 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
   for (const Record& record : *records) {
     const std::size_t index = index_of(record.address);
     map.nodes.resize(nodes_.size());
-    map.nodes[index] = {.id = node_id_of(record.address), .weight = record.weight};
+    map.nodes[index] = {
+        .id = node_id_of(record.address), .weight = record.weight, .domain = record.domain};
   }
   epoch_ = epoch;
   // All are drained, or nobody sees them: the former places are as good as any.
@@ -94,6 +96,14 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
 std::optional<ClientMap::Place> ClientMap::place(const Fingerprint& group) const {
   const Map& map = maps_.front();
   const auto node = memkv::place(group, map.nodes);
+  if (!node) return std::nullopt;
+  return Place{.node = static_cast<std::uint32_t>(*node), .map = map.number};
+}
+
+std::optional<ClientMap::Place> ClientMap::copy_place(const Fingerprint& group) const {
+  if (epoch_ <= kStaticEpoch) return std::nullopt;
+  const Map& map = maps_.front();
+  const auto node = place_copy(group, map.nodes);
   if (!node) return std::nullopt;
   return Place{.node = static_cast<std::uint32_t>(*node), .map = map.number};
 }

@@ -35,7 +35,7 @@ void Flight::end(FlightDeck& deck, Code code) {
 
 namespace {
 
-// One question, one answer: MATCH, DROP, STAT and MAP.
+// One question, one answer: MATCH, DROP, STAT, MAP, LIST and MARK.
 class QuestionFlight final : public Flight {
  public:
   using Flight::Flight;
@@ -55,6 +55,11 @@ class QuestionFlight final : public Flight {
       end(deck, Code::ok);
       return {};
     }
+    if (kind == Operation::Kind::question && header.type == operation()->question.answers) {
+      operation()->text = std::string(as_text_of(body));
+      end(deck, Code::ok);
+      return {};
+    }
     return fail(Code::protocol,
                 std::string(wire::type_name(header.type)) + " does not answer this request");
   }
@@ -70,6 +75,7 @@ class QuestionFlight final : public Flight {
       Match& match = operation()->matches[index_of(i)];
       match.where = static_cast<Where>(found.where);
       match.length = found.length;
+      item(i).copied = found.copied == 1;
       finish(deck, i, Code::ok);
     }
     return {};

@@ -57,6 +57,8 @@ class Flight {
   virtual void on_landed(FlightDeck&, const wire::Data&, std::uint32_t) {}
   virtual void on_sent(FlightDeck&, std::uint32_t) {}
   virtual void on_recalled(FlightDeck&, std::uint32_t) {}
+  // A held put goes on.
+  virtual void on_released(FlightDeck&) {}
 
   // Every item that is not over gets `code`. Only when none of its bytes can move any more.
   void end(FlightDeck& deck, Code code);

@@ -20,7 +20,8 @@ void ClientCore::orient() {
 }
 
 void ClientCore::epoch_seen(std::size_t node, std::uint32_t epoch) {
-  if (epoch > std::max(map_.epoch(), kStaticEpoch)) {
+  newest_epoch_ = std::max(newest_epoch_, epoch);
+  if (options_.follow && epoch > std::max(map_.epoch(), kStaticEpoch)) {
     ask_map(node);
   } else {
     orient();  // there is no map to wait for, or it is known
@@ -60,6 +61,7 @@ void ClientCore::map_came(const Operation& asked) {
     next_ask_ns_ = now + kMapAskMs / 2 * kNsPerMs;  // the look for one comes later
   }
   orient();
+  end_waiting_drops();
 }
 
 // Begins to connect to the nodes that it did not know.
@@ -132,9 +134,7 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
   Operation::Item& item = operation->items[index];
   if (closing_ || operation->ending || !worth_asking_on(*operation, index, code)) return false;
   if (item.times_asked == 0 || item.times_asked == kPlacesMax) return false;
-  const auto asked = std::span(item.asked).first(item.times_asked);
-  const std::uint64_t now = world_.executor.clock().now_ns();
-  const auto place = map_.older_place(item.traits.group, item.map, asked, now);
+  const auto place = next_place(*operation, index, code);
   if (!place) return false;
   item.first = told(*operation, index, code);
   send_to(item, *place);
@@ -145,6 +145,109 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
     if (const auto self = weak.lock()) self->submit_older();
   });
   return true;
+}
+
+// The planned places first, then those of former maps. Whoever cannot be reached may have had a
+// second copy of what it held.
+std::optional<ClientMap::Place> ClientCore::next_place(const Operation& operation,
+                                                       std::size_t index, Code code) {
+  const Operation::Item& item = operation.items[index];
+  if (item.times_asked < item.planned) {
+    return ClientMap::Place{.node = item.plan[item.times_asked], .map = item.map};
+  }
+  if (operation.kind == Operation::Kind::drop) return std::nullopt;
+  const auto asked = std::span(item.asked).first(item.times_asked);
+  if (code == Code::unreachable && item.times_asked == 1) {
+    const auto copy = map_.copy_place(item.traits.group);
+    if (copy && copy->map == item.map && copy->node != asked[0]) return copy;
+  }
+  if (code != Code::not_found && code != Code::unreachable && code != Code::ok) return std::nullopt;
+  return map_.older_place(item.traits.group, item.map, asked, world_.executor.clock().now_ns());
+}
+
+// Of a group that is known to lie on two nodes: the one that answers sooner, then the other.
+void ClientCore::plan_read(Operation::Item& item, const ClientMap::Place& first) {
+  if (!copies_.known(item.traits.group, world_.executor.clock().now_ns())) return;
+  const auto copy = map_.copy_place(item.traits.group);
+  if (!copy) return;
+  const std::size_t sooner = copies_.sooner(first.node, copy->node, item.target.size());
+  item.plan[0] = static_cast<std::uint32_t>(sooner);
+  item.plan[1] = sooner == first.node ? copy->node : first.node;
+  item.planned = 2;
+  if (sooner == first.node) return;
+  const std::lock_guard lock(published_mutex_);
+  stats_.asked_copy += 1;
+}
+
+void ClientCore::plan_drop(Operation::Item& item, const ClientMap::Place& first) {
+  const auto copy = map_.copy_place(item.traits.group);
+  std::array<std::uint32_t, 2> last{first.node, copy ? copy->node : first.node};
+  std::vector<std::uint32_t> seen(last.begin(), last.end());
+  std::vector<std::uint32_t> older;
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  std::uint64_t map = first.map;
+  while (older.size() + last.size() < kPlacesMax) {
+    const auto place = map_.older_place(item.traits.group, map, seen, now);
+    if (!place) break;
+    seen.push_back(place->node);
+    older.push_back(place->node);
+    map = place->map;
+  }
+  item.planned = 0;
+  for (auto node = older.rbegin(); node != older.rend(); ++node) item.plan[item.planned++] = *node;
+  item.plan[item.planned++] = first.node;
+  if (copy) item.plan[item.planned++] = copy->node;
+}
+
+// What an answer tells of the group's copies and of its node.
+void ClientCore::count_answer(const Operation& operation, std::size_t index, Code code) {
+  const Operation::Item& item = operation.items[index];
+  if (item.queued > 0) copies_.over(item.node, item.target.size());
+  if (!operation.reads()) return;
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  const bool found = code == Code::ok && !absent(operation, index);
+  if (found && item.queued > 0) copies_.came(item.node, item.queued, now - item.sent_ns);
+  if (!item.copied && item.planned == 0) return;
+  const auto first = map_.place(item.traits.group);
+  if (first && first->node == item.node) {
+    if (found) copies_.heard(item.traits.group, item.copied, now);
+  } else if (!found && item.planned > 0) {
+    copies_.heard(item.traits.group, false, now);
+  }
+}
+
+// A drop that was answered by a node which holds a newer map may have missed where that has the
+// blocks. False: it is over.
+bool ClientCore::drop_again(const std::shared_ptr<Operation>& operation) {
+  if (operation->kind != Operation::Kind::drop || operation->ending || closing_) return false;
+  const std::uint32_t newest = options_.follow ? newest_epoch_ : 0;
+  if (newest <= std::max(operation->epoch, kStaticEpoch) || operation->times_begun == kDropsMax) {
+    return false;
+  }
+  if (map_.epoch() <= operation->epoch) {
+    if (!asking_map_) return false;  // nobody gave it when it was asked for
+    waiting_drops_.push_back(operation);
+    return true;
+  }
+  operation->times_begun += 1;
+  for (std::size_t i = 0; i < operation->items.size(); ++i) {
+    Operation::Item& item = operation->items[i];
+    if (item.times_asked == 0) continue;
+    const Code before = operation->codes[i];
+    item = {.key = item.key,
+            .group = item.group,
+            .traits = item.traits,
+            .group_given = item.group_given,
+            .first = before};
+    operation->open += 1;
+  }
+  place_and_submit(operation);
+  return true;
+}
+
+// The map came, or did not.
+void ClientCore::end_waiting_drops() {
+  for (const auto& operation : std::exchange(waiting_drops_, {})) finish(operation);
 }
 
 void ClientCore::submit_older() {

@@ -76,6 +76,7 @@ Result<void> GetFlight::begin_landing(FlightDeck& deck, const wire::GetBlock& bl
   wire::load_crcs(block.crcs, incoming->written);
   incoming_[block.item] = std::move(incoming);
   wanted.incarnation = block.incarnation;
+  wanted.copied = block.copied == 1;
   wanted.connection = deck.connection();
   return {};
 }

@@ -54,6 +54,12 @@ void NodeSession::abandon(const std::shared_ptr<Operation>& operation, Code code
   pump();
 }
 
+void NodeSession::release(const std::shared_ptr<Operation>& operation) {
+  for (const auto& [request, flight] : flights_) {
+    if (flight->operation() == operation && !flight->draining) flight->on_released(*this);
+  }
+}
+
 // No byte came since it was asked, and it is not our own bytes that keep the way busy.
 bool NodeSession::mute_since(const Flight& flight) const {
   const std::uint64_t now = now_ns();

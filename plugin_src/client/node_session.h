@@ -60,6 +60,8 @@ class NodeSession final : public LinkHandler,
   void submit(const std::shared_ptr<Operation>& operation, std::vector<std::uint32_t> items);
   // Ends what is not over of the operation with `code`, as soon as its memory is quiet.
   void abandon(const std::shared_ptr<Operation>& operation, Code code);
+  // A held put goes on.
+  void release(const std::shared_ptr<Operation>& operation);
   // Ends everything with `code` where it can still be said, then node_closed().
   void close(Code code);
 

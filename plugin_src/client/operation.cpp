@@ -15,6 +15,18 @@ bool Completion::wait(std::uint64_t timeout_ms) {
   return over_.wait_for(lock, patience, [this] { return settled_; });
 }
 
+void Completion::reach() {
+  const std::lock_guard lock(mutex_);
+  reached_ = true;
+  over_.notify_all();
+}
+
+bool Completion::wait_reached(std::uint64_t timeout_ms) {
+  std::unique_lock lock(mutex_);
+  const auto patience = std::chrono::milliseconds(std::min(timeout_ms, kTimeoutMsMax));
+  return over_.wait_for(lock, patience, [this] { return reached_ || settled_; });
+}
+
 void Completion::complete(Finished finished) {
   {
     const std::lock_guard lock(mutex_);

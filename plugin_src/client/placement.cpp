@@ -106,6 +106,26 @@ std::size_t place_ranked(const Fingerprint& group, std::span<const PlacementNode
   return found;
 }
 
+std::optional<std::size_t> place_copy(const Fingerprint& group,
+                                      std::span<const PlacementNode> nodes) {
+  const auto first = place(group, nodes);
+  if (!first) return std::nullopt;
+  const std::uint64_t domain = nodes[*first].domain;
+  std::optional<Draw> best;
+  bool best_apart = false;
+  for (std::size_t index = 0; index < nodes.size(); ++index) {
+    if (nodes[index].weight == 0 || nodes[index].id == nodes[*first].id) continue;
+    const bool apart = domain == 0 || nodes[index].domain != domain;
+    const Draw next = draw(group, nodes, index);
+    if (!best || (apart && !best_apart) || (apart == best_apart && before(next, *best))) {
+      best = next;
+      best_apart = apart;
+    }
+  }
+  if (!best) return std::nullopt;
+  return best->index;
+}
+
 std::uint64_t placement_hash(const Fingerprint& group, std::uint64_t node_id) {
   return hash_of(group, node_id);
 }

@@ -22,6 +22,7 @@ struct PlacementNode {
   std::uint64_t id = 0;  // node_id_of() its address
   std::uint32_t weight =
       0;  // its share, in a unit that is the same for all nodes; 0 is never chosen
+  std::uint64_t domain = 0;  // what fails together has one number; 0: only itself
   friend bool operator==(const PlacementNode&, const PlacementNode&) = default;
 };
 
@@ -36,6 +37,12 @@ struct PlacementNode {
 [[nodiscard]] std::size_t place_ranked(const Fingerprint& group,
                                        std::span<const PlacementNode> nodes,
                                        std::span<std::size_t> out);
+
+// The index of the node for a second copy: the best in another failure domain than place()'s; when
+// there is none, the best of the others; none when there is no other with a weight. When the holder
+// leaves the map, the copy lies on the new holder or on the new second place.
+[[nodiscard]] std::optional<std::size_t> place_copy(const Fingerprint& group,
+                                                    std::span<const PlacementNode> nodes);
 
 // The two steps of the page, public so that tests can hold each against it: the number that the
 // group has on the node (section 2), and -log2 of that number read as one in (0, 1), with 56

@@ -7,11 +7,11 @@ namespace {
 
 using Kind = Operation::Kind;
 
-[[nodiscard]] bool absent(const Operation& operation, std::size_t index) {
+}  // namespace
+
+bool absent(const Operation& operation, std::size_t index) {
   return operation.kind == Kind::match && operation.matches[index].where == Where::absent;
 }
-
-}  // namespace
 
 NodeHealth unknown_health(const std::string& address) {
   NodeHealth health;
@@ -24,13 +24,17 @@ void send_to(Operation::Item& item, const ClientMap::Place& place) {
   MEMKV_CHECK(item.times_asked < item.asked.size(), "a block is looked for at few places");
   item.node = place.node;
   item.map = place.map;
+  item.queued = 0;
   item.asked[item.times_asked++] = place.node;
 }
 
 bool worth_asking_on(const Operation& operation, std::size_t index, Code code) {
   switch (operation.kind) {
     case Kind::get:
-      return code == Code::not_found || code == Code::unreachable;
+      if (code == Code::not_found || code == Code::unreachable) return true;
+      // The other copy may be whole, or near.
+      return operation.items[index].planned > 0 && code != Code::ok && code != Code::invalid &&
+             code != Code::timeout && code != Code::cancelled;
     case Kind::match:
       return code == Code::unreachable || (code == Code::ok && absent(operation, index));
     case Kind::drop:
@@ -42,16 +46,17 @@ bool worth_asking_on(const Operation& operation, std::size_t index, Code code) {
 
 Code told(const Operation& operation, std::size_t index, Code code) {
   const Operation::Item& item = operation.items[index];
-  if (item.times_asked < 2) return code;
-  if (operation.kind == Kind::drop) {
-    const bool first_failed = item.first != Code::ok && item.first != Code::not_found;
+  if (!item.first) return code;
+  const Code first = *item.first;
+  if (operation.kind == Operation::Kind::drop) {
+    const bool first_failed = first != Code::ok && first != Code::not_found;
     const bool failed = code != Code::ok && code != Code::not_found;
-    if (first_failed) return item.first;
+    if (first_failed) return first;
     if (failed) return code;
-    return item.first == Code::ok ? Code::ok : code;
+    return first == Code::ok ? Code::ok : code;
   }
   const bool found = code == Code::ok && !absent(operation, index);
-  return found ? code : item.first;
+  return found ? code : first;
 }
 
 }  // namespace memkv

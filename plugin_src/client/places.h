@@ -8,6 +8,8 @@ namespace memkv {
 
 [[nodiscard]] NodeHealth unknown_health(const std::string& address);
 
+// A match was answered, and the block is not there.
+[[nodiscard]] bool absent(const Operation& operation, std::size_t index);
 // The item goes there next.
 void send_to(Operation::Item& item, const ClientMap::Place& place);
 // Whether a former place may know better than the answer of the last.

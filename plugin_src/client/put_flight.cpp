@@ -17,9 +17,10 @@ class PutFlight final : public Flight {
                         std::span<const std::byte> body) override;
   void on_sent(FlightDeck& deck, std::uint32_t index) override;
   void on_recalled(FlightDeck& deck, std::uint32_t index) override;
+  void on_released(FlightDeck& deck) override;
 
  private:
-  enum class Step : std::uint8_t { asked, shipping, committed, recalling };
+  enum class Step : std::uint8_t { asked, shipping, held, committed, recalling };
   struct Outgoing {
     Step step = Step::asked;
     Code code = Code::ok;            // while recalling: what the item will be
@@ -28,6 +29,7 @@ class PutFlight final : public Flight {
 
   Result<void> on_grant(FlightDeck& deck, std::uint32_t index);
   Result<void> on_put_done(FlightDeck& deck, const wire::PutDone& done);
+  void commit(FlightDeck& deck, std::uint32_t index);
 
   std::vector<Outgoing> outgoing_;  // one an item
 };
@@ -61,8 +63,21 @@ Result<void> PutFlight::on_grant(FlightDeck& deck, std::uint32_t index) {
 }
 
 void PutFlight::on_sent(FlightDeck& deck, std::uint32_t index) {
+  if (outgoing_[index].step != Step::shipping) return;
+  if (!operation()->hold) return commit(deck, index);
+  outgoing_[index].step = Step::held;
+  item(index).at_gate = true;
+  operation()->look_at_gate();
+}
+
+void PutFlight::on_released(FlightDeck& deck) {
+  for (std::uint32_t i = 0; i < size(); ++i) {
+    if (!over(i) && outgoing_[i].step == Step::held) commit(deck, i);
+  }
+}
+
+void PutFlight::commit(FlightDeck& deck, std::uint32_t index) {
   Outgoing& outgoing = outgoing_[index];
-  if (outgoing.step != Step::shipping) return;
   outgoing.step = Step::committed;
   const std::span<const std::uint32_t> written = outgoing.crcs->crcs();
   std::array<std::byte, kUnitsMax * sizeof(std::uint32_t)> crcs;

@@ -158,7 +158,11 @@ bool Gets::is_foreign(const Get& get, const BlockMeta& meta) {
 void Gets::pin(GetId number) {
   Get& get = gets_.at(number);
   const BlockMeta& meta = get.slot != kNone ? core_.residents.at(get.slot).meta : get.meta;
-  if (Entry* entry = core_.entry_of(get.print, meta.incarnation)) entry->hit = true;
+  if (Entry* entry = core_.entry_of(get.print, meta.incarnation)) {
+    entry->hit = true;
+    entry->count_read(core_.executor.clock().now_ns());
+    get.mark = entry->mark;
+  }
   core_.post([this, number] {
     const auto at = gets_.find(number);
     if (at == gets_.end()) return;
@@ -172,6 +176,7 @@ void Gets::pin(GetId number) {
     pinned.incarnation = of.incarnation;
     pinned.block_length = of.length;
     pinned.first_unit = ready.first_unit;
+    pinned.mark = ready.mark;
     pinned.pieces = whole
                         ? core_.pages.pieces(core_.residents.at(ready.slot).memory, skipped, bytes)
                         : core_.pages.pieces(ready.memory, 0, bytes);

@@ -44,6 +44,7 @@ class Gets {
     Memory memory;                   // of a range
     BlockMeta meta;                  // of a range
     std::uint32_t first_unit = 0, units = 0;
+    std::uint8_t mark = 0;
 
     [[nodiscard]] BlockId id() const { return {identity.tenant, identity.space, identity.key}; }
   };

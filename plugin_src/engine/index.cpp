@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/limits.h"
 
 namespace memkv::engine {
@@ -26,7 +27,23 @@ std::size_t probe(const std::vector<Entry>& cells, const Fingerprint& print) {
   return at;
 }
 
+// Half-lives of a read since the clock began.
+std::uint8_t half_lives(std::uint64_t now_ns) {
+  return static_cast<std::uint8_t>(now_ns / (kReadsHalfMs * kNsPerMs));
+}
+
 }  // namespace
+
+std::uint8_t Entry::reads_by(std::uint64_t now_ns) const {
+  const auto passed = static_cast<std::uint8_t>(half_lives(now_ns) - reads_at);
+  return passed < 8 ? static_cast<std::uint8_t>(reads >> passed) : 0;
+}
+
+void Entry::count_read(std::uint64_t now_ns) {
+  const std::uint8_t before = reads_by(now_ns);
+  reads = before == 255 ? before : static_cast<std::uint8_t>(before + 1);
+  reads_at = half_lives(now_ns);
+}
 
 Index::Index(std::uint64_t entries_max) : entries_max_(entries_max) {
   const std::uint64_t wanted = std::bit_ceil(entries_max / kEntriesPerShard + 1);
@@ -92,6 +109,21 @@ bool Index::erase(const Fingerprint& fingerprint) {
   }
   cells[hole] = Entry{};
   return true;
+}
+
+std::uint64_t Index::walk(std::uint64_t cursor, std::size_t cells_max,
+                          const std::function<bool(const Entry&)>& see) const {
+  std::uint64_t number = cursor >> 32;
+  std::uint64_t at = cursor & 0xffffffff;
+  for (; number < shards_.size(); ++number, at = 0) {
+    const std::vector<Entry>& cells = shards_[number].cells;
+    for (; at < cells.size(); ++at) {
+      if (cells_max == 0) return number << 32 | at;
+      --cells_max;
+      if (cells[at].length != 0 && !see(cells[at])) return number << 32 | (at + 1);
+    }
+  }
+  return 0;
 }
 
 void Index::clear() {

@@ -26,9 +26,16 @@ struct Entry {
   std::uint32_t resident = kNone;  // its slot in Residents; kNone: not in DRAM
   std::uint8_t read_failures = 0;  // in a row
   bool hit = false;                // since it was written
+  std::uint8_t mark = 0;           // whatever store.h's mark() said last
+  std::uint8_t reads = 0;          // as of `reads_at`; see reads_by()
+  std::uint8_t reads_at = 0;       // in half-lives of a read, modulo 256
 
   [[nodiscard]] bool on_flash() const { return segment != kNone; }
   [[nodiscard]] bool wanted(std::uint64_t now_ns) const { return hit || held_until_ns > now_ns; }
+  // How often it was read lately: each read counts half after kReadsHalfMs. Who is not looked at
+  // for 256 of them may seem read as often as then.
+  [[nodiscard]] std::uint8_t reads_by(std::uint64_t now_ns) const;
+  void count_read(std::uint64_t now_ns);
 };
 static_assert(sizeof(Entry) <= 64);
 
@@ -45,6 +52,12 @@ class Index {
   // True when it was there.
   bool erase(const Fingerprint& fingerprint);
   void clear();
+
+  // Shows `see` the entries from `cursor` on (0: the first), in at most `cells_max` cells of the
+  // table, until it says false. The cursor to go on with; 0: that was all. What is inserted or
+  // erased between two calls may move others, which are then missed or seen twice.
+  [[nodiscard]] std::uint64_t walk(std::uint64_t cursor, std::size_t cells_max,
+                                   const std::function<bool(const Entry&)>& see) const;
 
   [[nodiscard]] std::uint64_t size() const { return size_; }
   [[nodiscard]] std::uint64_t entries_max() const { return entries_max_; }

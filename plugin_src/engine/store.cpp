@@ -9,6 +9,7 @@
 #include "engine/boot.h"
 #include "engine/core.h"
 #include "engine/gets.h"
+#include "engine/lister.h"
 #include "engine/memory_queue.h"
 #include "engine/puts.h"
 #include "engine/reader.h"
@@ -50,6 +51,8 @@ class StoreImpl final : public Store {
   void report(const BlockId& id, std::uint64_t incarnation) override {
     gets_.report(id, incarnation);
   }
+  void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) override;
+  bool mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) override;
   StoreStats stats() const override;
   void when_clean(std::move_only_function<void()> tell) override;
 
@@ -83,6 +86,7 @@ class StoreImpl final : public Store {
   Writer writer_;
   Puts puts_;
   Gets gets_;
+  Lister lister_;
   Reclaimer reclaimer_;
   std::vector<std::move_only_function<void()>> waiting_clean_;
   std::move_only_function<void(Result<void>)> closed_;
@@ -101,6 +105,7 @@ StoreImpl::StoreImpl(const StoreOptions& options, const Superblock& super, Recov
       writer_(core_),
       puts_(core_, memory_, writer_),
       gets_(core_, memory_, reader_),
+      lister_(core_, reader_),
       reclaimer_(core_, reader_, writer_, memory_,
                  [this] { return memory_.puts_waiting() > 0 && puts_.index_is_full(); }) {
   core_.progress = [this] { progress(); };
@@ -149,12 +154,26 @@ Found StoreImpl::match(const BlockId& id, std::uint64_t hold_ms) {
         core_.executor.clock().now_ns() + std::min(hold_ms, kHoldMsMax) * kNsPerMs;
     entry->held_until_ns = std::max(entry->held_until_ns, until_ns);
   }
-  Found found{true, false, entry->length};
+  Found found{
+      .present = true, .in_dram = false, .mark = entry->mark, .length = entry->length};
   if (entry->resident != kNone) {
     core_.residents.touch(entry->resident);
     found.in_dram = core_.residents.at(entry->resident).state != ResidentState::loading;
   }
   return found;
+}
+
+void StoreImpl::list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) {
+  if (life_ == Life::open) return lister_.begin(wish, std::move(listed));
+  core_.post([listed = std::move(listed)]() mutable { listed(fail(Code::shutdown)); });
+}
+
+bool StoreImpl::mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) {
+  if (id.key.empty() || id.key.size() > kKeyBytesMax) return false;
+  Entry* entry = core_.entry_of(core_.print_of(id), incarnation);
+  if (entry == nullptr) return false;
+  entry->mark = mark;
+  return true;
 }
 
 void StoreImpl::answer(std::move_only_function<void(Code)> tell, Code code) {

@@ -41,6 +41,7 @@ struct StoreOptions {
 struct Found {
   bool present = false;
   bool in_dram = false;
+  std::uint8_t mark = 0;
   std::uint32_t length = 0;
 };
 
@@ -57,9 +58,32 @@ struct Pinned {
   std::uint64_t incarnation = 0;
   std::uint32_t block_length = 0;
   std::uint32_t first_unit = 0;
+  std::uint8_t mark = 0;
   std::vector<iovec>
       pieces;  // the whole units that cover the range, verified, in order; unchanged until end_get
   std::span<const std::uint32_t> crcs;  // the writer's, one a unit; live until end_get
+};
+
+// What list() is to name.
+struct Wish {
+  TenantId tenant = 0;
+  std::uint64_t cursor = 0;    // 0: from the first on
+  std::uint32_t count = 0;     // at most; at least 1
+  std::uint8_t reads_min = 0;  // only those that were read so often lately
+  std::uint8_t mark_not = 0;   // only those that carry another mark than this; 0: any
+};
+struct ListedBlock {
+  Namespace space;
+  std::vector<std::byte> key;
+  std::uint64_t incarnation = 0;
+  std::uint32_t length = 0;
+  BlockTraits traits;
+  std::uint8_t reads = 0;
+  std::uint8_t mark = 0;
+};
+struct Listing {
+  std::vector<ListedBlock> blocks;
+  std::uint64_t next = 0;  // the cursor to go on with; 0: that was all
 };
 
 struct StoreStats {
@@ -131,6 +155,16 @@ class Store {
   // A reader found this incarnation's bytes wrong: it is verified here, on every copy, and taken
   // out if they are.
   virtual void report(const BlockId& id, std::uint64_t incarnation) = 0;
+
+  // Names blocks of a tenant, a part at a time; what is on flash only is named by its header there.
+  // Blocks that come, go or move in the index between the parts may be missed or named twice.
+  // Statuses: shutdown.
+  virtual void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) = 0;
+
+  // Puts a mark on this very incarnation, for found blocks and list(): the store itself does
+  // nothing with it, and forgets it with the block or at a restart. False: it is not here.
+  [[nodiscard]] virtual bool mark(const BlockId& id, std::uint64_t incarnation,
+                                  std::uint8_t mark) = 0;
 
   [[nodiscard]] virtual StoreStats stats() const = 0;
 

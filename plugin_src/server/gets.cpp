@@ -112,6 +112,7 @@ void Gets::ship(std::uint64_t request, std::uint32_t index, Pinned pinned) {
                 wire::GetBlock{.epoch = session_.server.epoch,
                                .item = index,
                                .code = Code::ok,
+                               .copied = copied(pinned.mark),
                                .incarnation = pinned.incarnation,
                                .block_length = pinned.block_length,
                                .first_unit = pinned.first_unit,

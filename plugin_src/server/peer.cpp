@@ -22,6 +22,8 @@ constexpr std::uint64_t kUnreadRetryNs = 10 * kNsPerMs;
     case wire::Type::drop:
     case wire::Type::stat:
     case wire::Type::map:
+    case wire::Type::list:
+    case wire::Type::mark:
       return true;
     default:
       return false;
@@ -45,6 +47,7 @@ Peer::Peer(ServerContext& context, std::unique_ptr<Stream> stream, PeerHooks hoo
       puts_(*this),
       gets_(*this),
       scans_(*this),
+      lists_(*this),
       began_ns_(context.now_ns()) {
   link = Link::start(std::move(stream), server.executor, *this, kBodyBytesBeforeHello);
 }
@@ -145,7 +148,8 @@ Result<void> Peer::on_open(const wire::Header& header, std::span<const std::byte
 
 Result<void> Peer::on_request(const wire::Header& header, std::span<const std::byte> body) {
   const std::uint64_t request = header.request;
-  if (request == 0 || puts_.has(request) || gets_.has(request) || scans_.has(request)) {
+  if (request == 0 || puts_.has(request) || gets_.has(request) || scans_.has(request) ||
+      lists_.has(request)) {
     return fail(Code::protocol, std::string(wire::type_name(header.type)) + " has the number " +
                                     std::to_string(request) + ", which is not free");
   }
@@ -195,6 +199,12 @@ Result<void> Peer::begin_request(const wire::Header& header, std::span<const std
     case wire::Type::get:
       ++counters.requests_get;
       return gets_.begin(header.request, body);
+    case wire::Type::list:
+      ++counters.requests_list;
+      return lists_.begin_list(header.request, body);
+    case wire::Type::mark:
+      ++counters.requests_mark;
+      return lists_.answer_mark(header.request, body);
     default:
       break;
   }
@@ -233,7 +243,9 @@ void Peer::on_cancel(std::uint64_t request, std::uint32_t item) {
   ++server.counters.cancels;
   puts_.cancel(request, item);
   gets_.cancel(request, item);
-  if (item == wire::kAllItems) scans_.forget(request);
+  if (item != wire::kAllItems) return;
+  scans_.forget(request);
+  lists_.forget(request);
 }
 
 void Peer::on_report(const wire::Report& report) {

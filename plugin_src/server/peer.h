@@ -11,6 +11,7 @@
 #include <string>
 
 #include "server/gets.h"
+#include "server/lists.h"
 #include "server/puts.h"
 #include "server/scans.h"
 #include "server/session.h"
@@ -35,7 +36,7 @@ class Peer final : public LinkHandler, public Session {
   [[nodiscard]] bool dropping() const { return phase_ == Phase::dropping; }
 
   [[nodiscard]] std::size_t requests() const {
-    return puts_.requests() + gets_.requests() + scans_.requests();
+    return puts_.requests() + gets_.requests() + scans_.requests() + lists_.requests();
   }
   [[nodiscard]] std::uint64_t bytes_granted() const { return puts_.bytes_granted(); }
   [[nodiscard]] std::uint64_t bytes_pinned() const { return gets_.bytes_pinned(); }
@@ -75,6 +76,7 @@ class Peer final : public LinkHandler, public Session {
   Puts puts_;
   Gets gets_;
   Scans scans_;
+  Lists lists_;
   std::array<std::byte, 32> nonce_{};
   std::string name_;
 

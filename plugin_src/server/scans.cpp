@@ -76,6 +76,7 @@ void Scans::match_slice(std::uint64_t request, Scan& scan) {
     wire::Found record;
     if (found.present) {
       record.where = found.in_dram ? wire::Where::dram : wire::Where::flash;
+      record.copied = copied(found.mark);
       record.length = found.length;
     }
     const bool fits = scan.found->add(record);

@@ -21,7 +21,7 @@ namespace memkv {
 struct ServerCounters {
   std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_broke_protocol = 0;
   std::uint64_t requests_match = 0, requests_put = 0, requests_get = 0, requests_drop = 0,
-                requests_stat = 0, requests_map = 0;
+                requests_stat = 0, requests_map = 0, requests_list = 0, requests_mark = 0;
   std::uint64_t cancels = 0, reports = 0, reports_ignored = 0;
   std::uint64_t match_keys = 0, put_blocks = 0, get_blocks = 0, drop_keys = 0;
   std::uint64_t bytes_in_closed = 0, bytes_out_closed = 0;  // of links that are over
@@ -81,6 +81,11 @@ class Session {
   // Expires with the peer: for callbacks that nobody can call back.
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
 };
+
+// The mark as the wire's answers say it.
+[[nodiscard]] constexpr std::uint8_t copied(std::uint8_t mark) {
+  return mark == wire::kMarkCopied ? 1 : 0;
+}
 
 // One block of one request, waiting for its turn.
 struct QueuedItem {

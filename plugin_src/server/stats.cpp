@@ -42,6 +42,8 @@ void add_server(Lines& lines, const ServerContext& context, const ServerNow& now
   lines.add("requests_drop", c.requests_drop);
   lines.add("requests_stat", c.requests_stat);
   lines.add("requests_map", c.requests_map);
+  lines.add("requests_list", c.requests_list);
+  lines.add("requests_mark", c.requests_mark);
   lines.add("cancels", c.cancels);
   lines.add("reports", c.reports);
   lines.add("reports_ignored", c.reports_ignored);

@@ -185,13 +185,15 @@ void layout(Side& side, typename Side::template Of<GetBlock>& block) {
   side.number(block.epoch);
   side.number(block.item);
   side.one_byte(block.code);
-  side.zeros(7);
+  side.number(block.copied);
+  side.zeros(6);
   side.number(block.incarnation);
   side.number(block.block_length);
   side.number(block.first_unit);
   side.crcs(block.crcs);
 }
 Verdict found_rule(const GetBlock& block) {
+  if (block.copied > 1) return {Code::protocol, "a flag that is neither 0 nor 1"};
   if (const Verdict verdict = length_rule(block.block_length); !verdict.good()) return verdict;
   if (const Verdict verdict = crcs_rule(block.crcs); !verdict.good()) return verdict;
   const std::uint64_t units = block.crcs.size() / sizeof(std::uint32_t);
@@ -203,7 +205,7 @@ Verdict found_rule(const GetBlock& block) {
 }
 Verdict missing_rule(const GetBlock& block) {
   if (block.code == Code::exists) return {Code::protocol, "a code that answers no GET"};
-  if (block.incarnation != 0 || block.first_unit != 0 || !block.crcs.empty()) {
+  if (block.copied != 0 || block.incarnation != 0 || block.first_unit != 0 || !block.crcs.empty()) {
     return {Code::protocol, "units of a block that does not come"};
   }
   if (block.block_length == 0) return {};
@@ -227,6 +229,45 @@ void layout(Side& side, typename Side::template Of<Report>& report) {
 }
 Verdict rule(const Report& report) {
   return key_rule(report.key);
+}
+
+// ---- what a node's agent asks
+
+template <typename Side>
+void layout(Side& side, typename Side::template Of<List>& list) {
+  side.number(list.cursor);
+  side.number(list.count);
+  side.number(list.reads_min);
+  side.number(list.mark_not);
+  side.zeros(2);
+}
+Verdict rule(const List& list) {
+  if (list.count == 0) return {Code::protocol, "a list of nothing"};
+  if (list.count > kListMax) return {Code::too_large, "a list of more than 1024 blocks"};
+  return {};
+}
+
+template <typename Side>
+void layout(Side& side, typename Side::template Of<Mark>& mark) {
+  layout(side, mark.space);
+  side.number(mark.mark);
+  side.zeros(3);
+  side.number(mark.incarnation);
+  side.run(mark.key);
+}
+Verdict rule(const Mark& mark) {
+  return key_rule(mark.key);
+}
+
+template <typename Side>
+void layout(Side& side, typename Side::template Of<MarkReply>& reply) {
+  side.number(reply.epoch);
+  side.one_byte(reply.code);
+  side.zeros(3);
+}
+Verdict rule(const MarkReply& reply) {
+  if (!known(reply.code)) return {Code::protocol, "an unknown code"};
+  return {};
 }
 
 // ---- both directions
@@ -288,6 +329,15 @@ std::size_t encode(const GetBlock& body, std::span<std::byte> out) {
 std::size_t encode(const Report& body, std::span<std::byte> out) {
   return encode_body(body, out);
 }
+std::size_t encode(const List& body, std::span<std::byte> out) {
+  return encode_body(body, out);
+}
+std::size_t encode(const Mark& body, std::span<std::byte> out) {
+  return encode_body(body, out);
+}
+std::size_t encode(const MarkReply& body, std::span<std::byte> out) {
+  return encode_body(body, out);
+}
 
 // A sentence comes from anywhere; it is made to fit, so that a refusal never fails for the want of
 // a better sentence.
@@ -335,6 +385,15 @@ Result<GetBlock> decode_get_block(Bytes body) {
 }
 Result<Report> decode_report(Bytes body) {
   return decode_body<Report>(Type::report, body);
+}
+Result<List> decode_list(Bytes body) {
+  return decode_body<List>(Type::list, body);
+}
+Result<Mark> decode_mark(Bytes body) {
+  return decode_body<Mark>(Type::mark, body);
+}
+Result<MarkReply> decode_mark_reply(Bytes body) {
+  return decode_body<MarkReply>(Type::mark_reply, body);
 }
 
 }  // namespace memkv::wire

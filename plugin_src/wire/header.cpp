@@ -52,7 +52,8 @@ std::string_view type_name(Type type) {
       "unknown", "HELLO",       "CHALLENGE", "AUTH",      "WELCOME", "REFUSE",
       "MATCH",   "MATCH_REPLY", "PUT",       "GRANT",     "COMMIT",  "PUT_DONE",
       "GET",     "GET_BLOCK",   "DATA",      "CANCEL",    "DROP",    "DROP_REPLY",
-      "STAT",    "STAT_REPLY",  "MAP",       "MAP_REPLY", "REPORT"};
+      "STAT",    "STAT_REPLY",  "MAP",       "MAP_REPLY", "REPORT",  "LIST",
+      "LIST_REPLY", "MARK", "MARK_REPLY"};
   const auto number = static_cast<std::size_t>(type);
   return number < kNames.size() ? kNames[number] : kNames[0];
 }

@@ -27,6 +27,11 @@ template <typename Side>
 void layout(Side& side, typename Side::template Of<MapHead>& head) {
   side.number(head.epoch);
 }
+template <typename Side>
+void layout(Side& side, typename Side::template Of<ListReplyHead>& head) {
+  side.number(head.epoch);
+  side.number(head.next);
+}
 
 // ---- records
 
@@ -67,11 +72,15 @@ Verdict rule(const GetItem& item) {
 template <typename Side>
 void layout(Side& side, typename Side::template Of<Found>& found) {
   side.one_byte(found.where);
-  side.zeros(3);
+  side.number(found.copied);
+  side.zeros(2);
   side.number(found.length);
 }
 Verdict rule(const Found& found) {
   if (found.where > Where::dram) return {Code::protocol, "an unknown place of a block"};
+  if (found.copied > (found.where == Where::absent ? 0 : 1)) {
+    return {Code::protocol, "a flag that is neither 0 nor 1, or of a block that is not there"};
+  }
   if (found.where != Where::absent) return length_rule(found.length);
   if (found.length != 0) return {Code::protocol, "the length of a block that is not there"};
   return {};
@@ -90,6 +99,7 @@ template <typename Side>
 void layout(Side& side, typename Side::template Of<MapNode>& node) {
   side.number(node.node);
   side.number(node.weight);
+  side.number(node.domain);
   side.text(node.address);
 }
 Verdict rule(const MapNode& node) {
@@ -101,6 +111,25 @@ Verdict rule(const MapNode& node) {
     return {Code::protocol, "an address with a space or something unprintable"};
   }
   return {};
+}
+
+template <typename Side>
+void layout(Side& side, typename Side::template Of<Listed>& listed) {
+  layout(side, listed.space);
+  side.number(listed.incarnation);
+  side.number(listed.length);
+  side.number(listed.traits.group.high);
+  side.number(listed.traits.group.low);
+  side.number(listed.traits.depth);
+  side.number(listed.traits.recompute_cost);
+  side.number(listed.reads);
+  side.number(listed.mark);
+  side.zeros(2);
+  side.run(listed.key);
+}
+Verdict rule(const Listed& listed) {
+  const Verdict verdict = length_rule(listed.length);
+  return verdict.good() ? key_rule(listed.key) : verdict;
 }
 
 // ---- which lists there are
@@ -128,6 +157,8 @@ template <>
 struct Shape<DropReplyHead, DropCode> : ShapeOf<Type::drop_reply, 1, kItemsMax> {};
 template <>
 struct Shape<MapHead, MapNode> : ShapeOf<Type::map_reply, 0, kNodesMax> {};
+template <>
+struct Shape<ListReplyHead, Listed> : ShapeOf<Type::list_reply, 0, kListMax> {};
 
 template <typename Record>
 Record read(ByteReader& reader) {
@@ -217,5 +248,7 @@ template class ListWriter<DropReplyHead, DropCode>;
 template class ListReader<DropReplyHead, DropCode>;
 template class ListWriter<MapHead, MapNode>;
 template class ListReader<MapHead, MapNode>;
+template class ListWriter<ListReplyHead, Listed>;
+template class ListReader<ListReplyHead, Listed>;
 
 }  // namespace memkv::wire

@@ -12,6 +12,8 @@
 //   DROP  → DROP_REPLY
 //   STAT  → STAT_REPLY
 //   MAP   → MAP_REPLY
+//   LIST  → LIST_REPLY
+//   MARK  → MARK_REPLY
 //   CANCEL, REPORT: no answer
 //
 // REFUSE answers a request that is refused as a whole, or, with request 0, the connection, which
@@ -70,8 +72,12 @@ enum class Type : std::uint8_t {
   map = 20,
   map_reply = 21,
   report = 22,
+  list = 23,
+  list_reply = 24,
+  mark = 25,
+  mark_reply = 26,
 };
-inline constexpr std::uint8_t kTypeMax = 22;
+inline constexpr std::uint8_t kTypeMax = 26;
 // The word of docs/formats/wire.md, "MATCH_REPLY"; "unknown" for a number that is none.
 [[nodiscard]] std::string_view type_name(Type type);
 
@@ -155,6 +161,7 @@ struct GetBlock {
   std::uint32_t epoch = 0;
   std::uint32_t item = 0;
   Code code{};
+  std::uint8_t copied = 0;  // 1: the block's second place has it, too; 0 unless ok
   std::uint64_t incarnation = 0;      // 0 unless ok
   std::uint32_t block_length = 0;     // 0 unless ok, or invalid because the range leaves the block
   std::uint32_t first_unit = 0;       // the payload is whole units: from this one (0 unless ok) …
@@ -165,6 +172,24 @@ struct Report {
   std::uint64_t incarnation = 0;
   std::span<const std::byte> key;
 };
+struct List {
+  std::uint64_t cursor = 0;    // 0: from the first on; else what the last reply said
+  std::uint32_t count = 0;     // the most to name, 1 … kListMax
+  std::uint8_t reads_min = 0;  // only those that were read so often lately
+  std::uint8_t mark_not = 0;   // only those that carry another mark than this; 0: any
+};
+// Says that this very incarnation lies on another node, too.
+struct Mark {
+  Namespace space;
+  std::uint8_t mark = 0;  // kMarkCopied, or a number of a node's own for blocks that moved; 0: none
+  std::uint64_t incarnation = 0;
+  std::span<const std::byte> key;
+};
+struct MarkReply {
+  std::uint32_t epoch = 0;
+  Code code{};  // ok, or not_found: that incarnation is not there (any more)
+};
+inline constexpr std::uint8_t kMarkCopied = 1;  // at the block's second place
 
 inline constexpr std::size_t kSmallBodyMax = 4096;  // every body of one record fits
 
@@ -180,6 +205,9 @@ inline constexpr std::size_t kSmallBodyMax = 4096;  // every body of one record 
 [[nodiscard]] std::size_t encode(const PutDone&, std::span<std::byte> out);
 [[nodiscard]] std::size_t encode(const GetBlock&, std::span<std::byte> out);
 [[nodiscard]] std::size_t encode(const Report&, std::span<std::byte> out);
+[[nodiscard]] std::size_t encode(const List&, std::span<std::byte> out);
+[[nodiscard]] std::size_t encode(const Mark&, std::span<std::byte> out);
+[[nodiscard]] std::size_t encode(const MarkReply&, std::span<std::byte> out);
 
 [[nodiscard]] Result<Hello> decode_hello(std::span<const std::byte> body);
 [[nodiscard]] Result<Challenge> decode_challenge(std::span<const std::byte> body);
@@ -193,6 +221,9 @@ inline constexpr std::size_t kSmallBodyMax = 4096;  // every body of one record 
 [[nodiscard]] Result<PutDone> decode_put_done(std::span<const std::byte> body);
 [[nodiscard]] Result<GetBlock> decode_get_block(std::span<const std::byte> body);
 [[nodiscard]] Result<Report> decode_report(std::span<const std::byte> body);
+[[nodiscard]] Result<List> decode_list(std::span<const std::byte> body);
+[[nodiscard]] Result<Mark> decode_mark(std::span<const std::byte> body);
+[[nodiscard]] Result<MarkReply> decode_mark_reply(std::span<const std::byte> body);
 
 // CRCs between numbers and the bytes of Commit and GetBlock. `out.size()` must be 4 × the number of
 // CRCs, or the other way round.
@@ -225,6 +256,7 @@ struct MatchReplyHead {
 };
 struct Found {
   Where where = Where::absent;
+  std::uint8_t copied = 0;   // 1: the block's second place has it, too; 0 when absent
   std::uint32_t length = 0;  // of the block: 1 … kBlockBytesMax, 0 when absent
 };
 struct DropReplyHead {
@@ -233,11 +265,26 @@ struct DropReplyHead {
 struct MapNode {
   std::uint64_t node = 0;
   std::uint32_t weight = 0;
+  std::uint64_t domain = 0;  // what fails together has one number; 0: only itself
   std::string_view address;  // 1 … kAddressBytesMax, printable, no spaces
 };
 
+struct ListReplyHead {
+  std::uint32_t epoch = 0;
+  std::uint64_t next = 0;  // the cursor to go on with; 0: that was all
+};
+struct Listed {
+  Namespace space;
+  std::uint64_t incarnation = 0;
+  std::uint32_t length = 0;  // 1 … kBlockBytesMax
+  BlockTraits traits;
+  std::uint8_t reads = 0;  // lately
+  std::uint8_t mark = 0;
+  std::span<const std::byte> key;
+};
+
 // `Head` is written first, then a count, then the records: at most kBatchMax blocks (PUT, GET),
-// kItemsMax keys or answers (MATCH, DROP), kNodesMax nodes, and kBodyBytesMax in all.
+// kItemsMax keys or answers (MATCH, DROP), kNodesMax nodes, kListMax listed blocks, and kBodyBytesMax in all.
 template <typename Head, typename Record>
 class ListWriter {
  public:
@@ -246,7 +293,8 @@ class ListWriter {
   [[nodiscard]] bool add(const Record& record);
   [[nodiscard]] std::uint32_t count() const { return count_; }
   // The finished body; more may be added and body() asked again. Empty when not even the head
-  // fitted, and when there is no record: only a MAP_REPLY may have none.
+  // fitted, and when there is no record: only a MAP_REPLY
+  // and a LIST_REPLY may have none.
   [[nodiscard]] std::span<const std::byte> body();
 
  private:
@@ -297,6 +345,8 @@ using DropReplyWriter = ListWriter<DropReplyHead, DropCode>;
 using DropReplyReader = ListReader<DropReplyHead, DropCode>;
 using MapReplyWriter = ListWriter<MapHead, MapNode>;
 using MapReplyReader = ListReader<MapHead, MapNode>;
+using ListReplyWriter = ListWriter<ListReplyHead, Listed>;
+using ListReplyReader = ListReader<ListReplyHead, Listed>;
 // STAT and MAP have empty bodies. STAT_REPLY's body is text: lines of `name value`, names as in
 // docs/reference/stat.md.
 

@@ -65,6 +65,9 @@ def test_nodes_are_listed_drained_and_removed(plane: Served, tmp_path: Path) -> 
         drained = asked(plane, "nodes", "drain", agent.address)
         assert drained["draining"]
         assert asked(plane, "nodes", "list")["nodes"][0]["state"] == "draining"
+        alone = run(plane, "nodes", "drain", agent.address, "--wait")
+        assert alone.returncode == 1
+        assert "no other node takes blocks" in alone.stderr
         undone = asked(plane, "nodes", "drain", agent.address, "--undo")
         assert undone["epoch"] > drained["epoch"]
         assert asked(plane, "nodes", "list")["nodes"][0]["state"] == "serving"

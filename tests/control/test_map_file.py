@@ -9,7 +9,9 @@ from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._map_file import map_frame, write_map_file
 
 NODES = [
-    map_pb2.MapNode(address="10.0.0.7:7440", node_id=0x0123456789ABCDEF, weight=100),
+    map_pb2.MapNode(
+        address="10.0.0.7:7440", node_id=0x0123456789ABCDEF, weight=100, failure_domain="rack-7"
+    ),
     map_pb2.MapNode(address="[fd00::1]:7440", node_id=2, weight=0),
 ]
 

@@ -90,7 +90,9 @@ inline int round_trip(std::span<const std::byte> bytes) {
          round_trip_list<MatchReplyHead, Found>(bytes) +
          round_trip_list<Namespace, PutItem>(bytes) + round_trip_list<Namespace, GetItem>(bytes) +
          round_trip_list<Namespace, Key>(bytes) + round_trip_list<DropReplyHead, DropCode>(bytes) +
-         round_trip_list<MapHead, MapNode>(bytes);
+         round_trip_list<MapHead, MapNode>(bytes) + round_trip_body(decode_list, bytes) +
+         round_trip_body(decode_mark, bytes) + round_trip_body(decode_mark_reply, bytes) +
+         round_trip_list<ListReplyHead, Listed>(bytes);
 }
 
 }  // namespace memkv::fuzz

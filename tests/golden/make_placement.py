@@ -20,6 +20,7 @@ KEYS = 10_000
 KEYS_PER_DIGEST = 100
 ROWS = 64
 RANKED = 3
+DOMAINS = 4
 MISSING = 0xFFFFFFFF
 MASK = 2**64 - 1
 
@@ -32,6 +33,9 @@ RULES = {
     "distances": "[hash, distance]",
     "ties": "[fingerprint, [[id, weight] of each node], the best 3 places]",
     "rows": f"[i, fingerprint, the best {RANKED} places] of the first {ROWS} keys",
+    "copies": f"for each {KEYS_PER_DIGEST} keys the fingerprint, as below, of the second places of"
+    " their groups (ffffffff: none), where node n of a map is in the failure domain"
+    f" (n * 7) mod {DOMAINS}, and 0 is the node alone",
     "digests": f"for each {KEYS_PER_DIGEST} keys the fingerprint, under the published key, of"
     f" their best {RANKED} places as 32-bit little-endian numbers, ffffffff where there is none",
 }
@@ -127,17 +131,31 @@ def place_keys() -> list[tuple[Fingerprint, list[int]]]:
     return placed
 
 
-def digest(placed: list[tuple[Fingerprint, list[int]]]) -> str:
+def digest(placed: list[tuple[Fingerprint, list[int]]], each: int = RANKED) -> str:
     text = b"".join(
         index.to_bytes(4, "little")
         for _, ranked in placed
-        for index in ranked + [MISSING] * (RANKED - len(ranked))
+        for index in ranked + [MISSING] * (each - len(ranked))
     )
     return fingerprint_text(_placement._siphash128(text))
 
 
+def copy_keys() -> list[tuple[Fingerprint, list[int]]]:
+    maps = [
+        [node._replace(domain=n * 7 % DOMAINS) for n, node in enumerate(map_nodes(weights))]
+        for weights in MAPS.values()
+    ]
+    placed = []
+    for i in range(KEYS):
+        group = key_fingerprint(i)
+        copy = _placement.place_copy(group, maps[i % len(maps)])
+        placed.append((group, [MISSING if copy is None else copy]))
+    return placed
+
+
 def golden() -> dict[str, Any]:
     placed = place_keys()
+    copies = copy_keys()
     return {
         "made_by": "python -m tests.golden.make_placement",
         "rules": RULES,
@@ -147,6 +165,10 @@ def golden() -> dict[str, Any]:
         "ties": tie_rows(),
         "rows": [
             [i, fingerprint_text(group), ranked] for i, (group, ranked) in enumerate(placed[:ROWS])
+        ],
+        "copies": [
+            digest(copies[start : start + KEYS_PER_DIGEST], 1)
+            for start in range(0, KEYS, KEYS_PER_DIGEST)
         ],
         "digests": [
             digest(placed[start : start + KEYS_PER_DIGEST])

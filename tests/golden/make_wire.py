@@ -18,7 +18,7 @@ FOLDER = Path(__file__).with_name("wire")
 TYPES = [
     *("HELLO", "CHALLENGE", "AUTH", "WELCOME", "REFUSE", "MATCH", "MATCH_REPLY", "PUT", "GRANT"),
     *("COMMIT", "PUT_DONE", "GET", "GET_BLOCK", "DATA", "CANCEL", "DROP", "DROP_REPLY", "STAT"),
-    *("STAT_REPLY", "MAP", "MAP_REPLY", "REPORT"),
+    *("STAT_REPLY", "MAP", "MAP_REPLY", "REPORT", "LIST", "LIST_REPLY", "MARK", "MARK_REPLY"),
 ]
 TCP = 1
 OPEN = 1
@@ -115,8 +115,8 @@ def get_item(offset: int, length: int, key: bytes) -> list[Field]:
     return [u32(offset, "offset"), u32(length, "length"), *run(key, "key")]
 
 
-def found(where: int, length: int) -> list[Field]:
-    return [u8(where, "where"), zeros(3), u32(length, "length")]
+def found(where: int, length: int, copied: int = 0) -> list[Field]:
+    return [u8(where, "where"), u8(copied, "copied"), zeros(2), u32(length, "length")]
 
 
 def get_block(code: int, length: int, numbers: list[int], **fields: int) -> list[Field]:
@@ -124,7 +124,8 @@ def get_block(code: int, length: int, numbers: list[int], **fields: int) -> list
         u32(fields["epoch"], "epoch"),
         u32(fields["item"], "item"),
         u8(code, "code"),
-        zeros(7),
+        u8(fields.get("copied", 0), "copied"),
+        zeros(6),
         u64(fields.get("incarnation", 0), "incarnation"),
         u32(length, "block length"),
         u32(fields.get("first_unit", 0), "first unit"),
@@ -204,7 +205,7 @@ def block_frames() -> dict[str, list[Field]]:
         "get_block": frame(
             "GET_BLOCK",
             3,
-            get_block(OK, 200_000, units, epoch=5, item=1, incarnation=77, first_unit=2),
+            get_block(OK, 200_000, units, epoch=5, item=1, incarnation=77, first_unit=2, copied=1),
         ),
         "get_block_missing": frame("GET_BLOCK", 3, get_block(NOT_FOUND, 0, [], epoch=5, item=0)),
         "get_block_short": frame("GET_BLOCK", 3, get_block(INVALID, 4, [], epoch=5, item=0)),
@@ -217,13 +218,44 @@ def block_frames() -> dict[str, list[Field]]:
     }
 
 
+def map_node(node: int, weight: int, domain: int, address: bytes) -> list[Field]:
+    return [
+        u64x(node, "node"),
+        u32(weight, "weight"),
+        u64x(domain, "domain"),
+        *run(address, "address"),
+    ]
+
+
+def listed(incarnation: int, length: int, key: bytes, **fields: int) -> list[Field]:
+    group = _placement.Fingerprint(0x1111111111111111, 0x2222222222222222)
+    return [
+        *space(),
+        u64(incarnation, "incarnation"),
+        u32(length, "length"),
+        u64x(group.high, "group, high"),
+        u64x(group.low, "group, low"),
+        u32(fields.get("depth", 0), "depth"),
+        u32(fields.get("recompute_cost", 0), "recompute cost, us"),
+        u8(fields.get("reads", 0), "reads"),
+        u8(fields.get("mark", 0), "mark"),
+        zeros(2),
+        *run(key, "key"),
+    ]
+
+
 def other_frames() -> dict[str, list[Field]]:
     keys = [*run(b"alpha", "key"), *run(b"\x00\xff", "key"), *run(b"c" * 3, "key")]
-    answers = [*found(ABSENT, 0), *found(FLASH, 5), *found(DRAM, 64 << 20)]
+    answers = [*found(ABSENT, 0), *found(FLASH, 5), *found(DRAM, 64 << 20, copied=1)]
     nodes = [
-        *(u64x(0x0123456789ABCDEF, "node"), u32(100, "weight"), *run(b"10.0.0.7:7440", "address")),
-        *(u64x(2, "node"), u32(0, "weight"), *run(b"[fd00::1]:7440", "address")),
+        *map_node(0x0123456789ABCDEF, 100, _placement.node_id_of("rack-7"), b"10.0.0.7:7440"),
+        *map_node(2, 0, 0, b"[fd00::1]:7440"),
     ]
+    blocks = [
+        *listed(77, 5, b"alpha", depth=2, recompute_cost=900, reads=9, mark=1),
+        *listed(78, 64 << 20, b"\x00\xff"),
+    ]
+    asked = [u64(0x100000002, "cursor"), u32(1024, "count"), u8(8, "reads min"), u8(1, "mark not")]
     return {
         "match": frame("MATCH", 4, [*space(), u32(250, "hold, ms"), u32(3, "keys"), *keys]),
         "match_reply": frame(
@@ -248,6 +280,19 @@ def other_frames() -> dict[str, list[Field]]:
         "map": frame("MAP", 7, []),
         "map_reply": frame("MAP_REPLY", 7, [u32(5, "epoch"), u32(2, "nodes"), *nodes]),
         "map_reply_empty": frame("MAP_REPLY", 7, [u32(0, "epoch"), u32(0, "nodes")]),
+        "list": frame("LIST", 8, [*asked, zeros(2)]),
+        "list_reply": frame(
+            "LIST_REPLY", 8, [u32(5, "epoch"), u64(0x100000003, "next"), u32(2, "blocks"), *blocks]
+        ),
+        "list_reply_empty": frame(
+            "LIST_REPLY", 8, [u32(5, "epoch"), u64(0, "next"), u32(0, "blocks")]
+        ),
+        "mark": frame(
+            "MARK",
+            9,
+            [*space(), u8(1, "mark"), zeros(3), u64(77, "incarnation"), *run(b"k", "key")],
+        ),
+        "mark_reply": frame("MARK_REPLY", 9, [u32(5, "epoch"), u8(NOT_FOUND, "code"), zeros(3)]),
     }
 
 

@@ -94,6 +94,7 @@ void FakePeer::answer_match(const wire::Header& header, std::span<const std::byt
     wire::Found found;
     if (held != node_.blocks.end()) {
       found = {.where = wire::Where::dram,
+               .copied = static_cast<std::uint8_t>(node_.copied.count(held->first)),
                .length = static_cast<std::uint32_t>(held->second.bytes.size())};
     }
     (void)writer.add(found);
@@ -163,6 +164,8 @@ void FakePeer::send_block(std::uint64_t request, std::uint32_t item, const wire:
       wire::GetBlock{.epoch = node_.welcome.epoch,
                      .item = item,
                      .code = Code::ok,
+                     .copied = static_cast<std::uint8_t>(
+                         node_.copied.count(std::string(as_text_of(wanted.key)))),
                      .incarnation = incarnation,
                      .block_length = static_cast<std::uint32_t>(block.size()),
                      .first_unit = static_cast<std::uint32_t>(first),

@@ -96,6 +96,7 @@ class FakeNode {
                         .software = "fake"};
   std::function<bool(FakePeer&, const wire::Header&, std::span<const std::byte>)> intercept;
   std::set<std::string> spoil;
+  std::set<std::string> copied;  // keys whose second place is said to have them, too
   // Its map from now on; WELCOME and answers say its epoch.
   void hold_map(std::uint32_t epoch, const std::vector<wire::MapNode>& nodes);
   Bytes map;  // the body of its MAP_REPLY

@@ -31,9 +31,13 @@ class FakeStore final : public Store {
   std::function<void()> on_match;
   std::vector<std::pair<TenantId, std::uint64_t>> reports;
   std::uint64_t aborted = 0, most_gets = 0;
+  // What every list() is answered with, and what it was asked.
+  Listing listing;
+  std::vector<Wish> wishes;
+  bool hold_lists = false;
 
   void release() {
-    hold_grants = hold_gets = hold_drops = false;
+    hold_grants = hold_gets = hold_drops = hold_lists = false;
     for (auto& answer : std::exchange(held_, {})) executor_.post(std::move(answer));
   }
   [[nodiscard]] std::size_t open_puts() const { return puts_.size(); }
@@ -48,7 +52,10 @@ class FakeStore final : public Store {
     if (on_match) on_match();
     const auto found = blocks_.find(name_of(id));
     if (found == blocks_.end()) return {};
-    return {.present = true, .in_dram = true, .length = found->second->length};
+    return {.present = true,
+            .in_dram = true,
+            .mark = found->second->mark,
+            .length = found->second->length};
   }
   PutId begin_put(const BlockId& id, std::uint32_t length, const BlockTraits&,
                   std::move_only_function<void(Result<Grant>)> granted) override {
@@ -100,6 +107,16 @@ class FakeStore final : public Store {
   void report(const BlockId& id, std::uint64_t incarnation) override {
     reports.emplace_back(id.tenant, incarnation);
   }
+  void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) override {
+    wishes.push_back(wish);
+    answer(hold_lists, [this, listed = std::move(listed)]() mutable { listed(listing); });
+  }
+  bool mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) override {
+    const auto found = blocks_.find(name_of(id));
+    if (found == blocks_.end() || found->second->incarnation != incarnation) return false;
+    found->second->mark = mark;
+    return true;
+  }
   StoreStats stats() const override {
     return {.boot = 7, .capacity_bytes = kGiB, .blocks = blocks_.size()};
   }
@@ -112,6 +129,7 @@ class FakeStore final : public Store {
   struct Block {
     std::uint32_t length = 0;
     std::uint64_t incarnation = 0;
+    std::uint8_t mark = 0;
     Memory bytes;
     std::vector<std::uint32_t> crcs;
   };

@@ -25,7 +25,7 @@ namespace memkv::test {
 using Bytes = std::vector<std::byte>;
 
 // One file a frame; example_put and example_get are whole conversations.
-inline constexpr std::array<std::string_view, 29> kGoldenFrames = {"hello",
+inline constexpr std::array<std::string_view, 34> kGoldenFrames = {"hello",
                                                                    "challenge",
                                                                    "auth",
                                                                    "auth_open",
@@ -53,7 +53,12 @@ inline constexpr std::array<std::string_view, 29> kGoldenFrames = {"hello",
                                                                    "map",
                                                                    "map_reply",
                                                                    "map_reply_empty",
-                                                                   "report"};
+                                                                   "report",
+                                                                   "list",
+                                                                   "list_reply",
+                                                                   "list_reply_empty",
+                                                                   "mark",
+                                                                   "mark_reply"};
 
 inline std::string read_text(const std::string& path_in_project) {
   std::ifstream file(std::string(MEMKV_SOURCE_DIR "/") + path_in_project);

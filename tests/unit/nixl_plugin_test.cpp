@@ -282,6 +282,12 @@ class SlowlyRead final : public Client {
                                 Finished) override {
     return nullptr;
   }
+  std::unique_ptr<HeldRequest> put_held(const Namespace&, std::span<const PutBlock>, std::uint64_t,
+                                        Finished) override {
+    return nullptr;
+  }
+  void ask(std::size_t, const Question&, std::uint64_t,
+           std::move_only_function<void(Result<std::string>)>) override {}
   void stat(std::size_t, std::uint64_t,
             std::move_only_function<void(Result<std::string>)>) override {}
   std::vector<NodeHealth> health() const override { return {}; }

@@ -22,6 +22,7 @@ using test::Json;
 constexpr std::size_t kGroups = 100'000;
 constexpr std::size_t kRanked = 3;
 constexpr std::uint32_t kMissing = 0xffffffff;
+constexpr std::size_t kDomains = 4;
 
 const Json& golden() {
   static const Json file = Json::read_file(MEMKV_SOURCE_DIR "/tests/golden/placement.json");
@@ -128,6 +129,49 @@ TEST(PlacementGolden, Rows) {
     EXPECT_EQ(golden_key(i), fingerprint_of(row[1])) << "key " << i;
     EXPECT_EQ(ranked(golden_key(i), maps[i % maps.size()], kRanked), indices_of(row[2]))
         << "key " << i;
+  }
+}
+
+TEST(PlacementGolden, SecondPlaces) {
+  auto maps = golden_maps();
+  for (auto& nodes : maps) {
+    for (std::size_t n = 0; n < nodes.size(); ++n) nodes[n].domain = n * 7 % kDomains;
+  }
+  const std::vector<Json>& digests = golden()["copies"].items();
+  ASSERT_EQ(digests.size(), 100U);
+  for (std::size_t block = 0; block < digests.size(); ++block) {
+    SipHash128 hash(kPublishedKey);
+    for (std::size_t i = 100 * block; i < 100 * (block + 1); ++i) {
+      const auto copy = place_copy(golden_key(i), maps[i % maps.size()]);
+      const std::array<std::uint32_t, 1> row{static_cast<std::uint32_t>(copy.value_or(kMissing))};
+      hash.update(std::as_bytes(std::span(row)));
+    }
+    EXPECT_EQ(hash.finish(), fingerprint_of(digests[block])) << "keys from " << 100 * block;
+  }
+}
+
+// When the holder leaves, whoever asks the new holder and the new second place finds the copy.
+TEST(Placement, ACopyOutlivesItsHolder) {
+  std::mt19937_64 random(4);
+  for (std::size_t i = 0; i < 2'000; ++i) {
+    std::vector<std::uint32_t> weights(2 + random() % 12);
+    for (std::uint32_t& weight : weights) weight = static_cast<std::uint32_t>(random() % 4);
+    std::vector<PlacementNode> nodes = map_of(weights);
+    for (PlacementNode& node : nodes) node.domain = random() % 4;
+    const auto holder = place(groups()[i], nodes);
+    const auto copy = place_copy(groups()[i], nodes);
+    if (!copy) continue;
+    ASSERT_NE(*copy, *holder);
+    const std::uint64_t domain = nodes[*holder].domain;
+    const bool other_domains = std::ranges::any_of(nodes, [&](const PlacementNode& node) {
+      return node.weight > 0 && node.domain != domain;
+    });
+    if (domain != 0 && other_domains) {
+      ASSERT_NE(nodes[*copy].domain, domain) << "key " << i;
+    }
+    nodes[*holder].weight = 0;
+    if (place(groups()[i], nodes) == copy || !other_domains || domain == 0) continue;
+    ASSERT_EQ(place_copy(groups()[i], nodes), copy) << "key " << i;
   }
 }
 

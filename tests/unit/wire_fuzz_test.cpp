@@ -61,6 +61,14 @@ bool accepted(Type type, std::span<const std::byte> body) {
       return MapReplyReader::open(body).has_value();
     case Type::report:
       return decode_report(body).has_value();
+    case Type::list:
+      return decode_list(body).has_value();
+    case Type::list_reply:
+      return ListReplyReader::open(body).has_value();
+    case Type::mark:
+      return decode_mark(body).has_value();
+    case Type::mark_reply:
+      return decode_mark_reply(body).has_value();
     case Type::stat:
     case Type::stat_reply:
     case Type::map:

@@ -267,6 +267,7 @@ TEST(WireGolden, GetBlock) {
                                      GetBlock{.epoch = 5,
                                               .item = 1,
                                               .code = Code::ok,
+                                              .copied = 1,
                                               .incarnation = 77,
                                               .block_length = 200'000,
                                               .first_unit = 2,
@@ -276,6 +277,7 @@ TEST(WireGolden, GetBlock) {
   EXPECT_EQ(block->epoch, 5);
   EXPECT_EQ(block->item, 1);
   EXPECT_EQ(block->code, Code::ok);
+  EXPECT_EQ(block->copied, 1);
   EXPECT_EQ(block->incarnation, 77);
   EXPECT_EQ(block->block_length, 200'000);
   EXPECT_EQ(block->first_unit, 2);
@@ -347,7 +349,7 @@ TEST(WireGolden, MatchAndDrop) {
 
 TEST(WireGolden, MatchReply) {
   const std::vector<Found> answers{
-      {Where::absent, 0}, {Where::flash, 5}, {Where::dram, kBlockBytesMax}};
+      {Where::absent, 0, 0}, {Where::flash, 0, 5}, {Where::dram, 1, kBlockBytesMax}};
   const auto golden = expect_list<MatchReplyHead, Found>("match_reply", Type::match_reply, 4,
                                                          MatchReplyHead{5, 1500}, answers);
   Result<MatchReplyReader> reply = MatchReplyReader::open(golden.body);
@@ -358,6 +360,7 @@ TEST(WireGolden, MatchReply) {
     const std::optional<Found> found = reply->next();
     ASSERT_TRUE(found);
     EXPECT_EQ(found->where, answer.where);
+    EXPECT_EQ(found->copied, answer.copied);
     EXPECT_EQ(found->length, answer.length);
   }
   EXPECT_FALSE(reply->next());
@@ -375,7 +378,8 @@ TEST(WireGolden, DropReply) {
 }
 
 TEST(WireGolden, MapReply) {
-  const std::vector<MapNode> nodes{{kNode, 100, "10.0.0.7:7440"}, {2, 0, "[fd00::1]:7440"}};
+  const std::vector<MapNode> nodes{{kNode, 100, node_id_of("rack-7"), "10.0.0.7:7440"},
+                                   {2, 0, 0, "[fd00::1]:7440"}};
   auto golden = expect_list<MapHead, MapNode>("map_reply", Type::map_reply, 7, MapHead{5}, nodes);
   Result<MapReplyReader> reply = MapReplyReader::open(golden.body);
   ASSERT_TRUE(reply);
@@ -385,12 +389,78 @@ TEST(WireGolden, MapReply) {
     ASSERT_TRUE(node);
     EXPECT_EQ(node->node, sent.node);
     EXPECT_EQ(node->weight, sent.weight);
+    EXPECT_EQ(node->domain, sent.domain);
     EXPECT_EQ(node->address, sent.address);
   }
   EXPECT_FALSE(reply->next());
 
   golden = expect_list<MapHead, MapNode>("map_reply_empty", Type::map_reply, 7, MapHead{0}, {});
   reply = MapReplyReader::open(golden.body);
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->count(), 0);
+}
+
+TEST(WireGolden, ListAndMark) {
+  const List asked{.cursor = 0x100000002, .count = 1024, .reads_min = 8, .mark_not = 1};
+  auto golden = expect_encoded("list", Type::list, 8, asked);
+  const Result<List> list = decode_list(golden.body);
+  ASSERT_TRUE(list);
+  EXPECT_EQ(list->cursor, asked.cursor);
+  EXPECT_EQ(list->count, asked.count);
+  EXPECT_EQ(list->reads_min, asked.reads_min);
+  EXPECT_EQ(list->mark_not, asked.mark_not);
+
+  const auto key = bytes("k");
+  golden = expect_encoded("mark", Type::mark, 9,
+                          Mark{.space = golden_space(), .mark = 1, .incarnation = 77, .key = key});
+  const Result<Mark> mark = decode_mark(golden.body);
+  ASSERT_TRUE(mark);
+  EXPECT_EQ(mark->space, golden_space());
+  EXPECT_EQ(mark->mark, kMarkCopied);
+  EXPECT_EQ(mark->incarnation, 77);
+  EXPECT_EQ(text(mark->key), "k");
+
+  golden = expect_encoded("mark_reply", Type::mark_reply, 9,
+                          MarkReply{.epoch = 5, .code = Code::not_found});
+  const Result<MarkReply> reply = decode_mark_reply(golden.body);
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->epoch, 5);
+  EXPECT_EQ(reply->code, Code::not_found);
+}
+
+TEST(WireGolden, ListReply) {
+  const BlockTraits traits{.group = {.high = 0x1111111111111111, .low = 0x2222222222222222},
+                           .depth = 2,
+                           .recompute_cost = 900};
+  const auto first = bytes("alpha");
+  const Bytes second{std::byte{0}, std::byte{0xff}};
+  const std::vector<Listed> blocks{
+      {golden_space(), 77, 5, traits, 9, 1, first},
+      {golden_space(), 78, kBlockBytesMax, {.group = traits.group}, 0, 0, second}};
+  auto golden = expect_list<ListReplyHead, Listed>("list_reply", Type::list_reply, 8,
+                                                   ListReplyHead{5, 0x100000003}, blocks);
+  Result<ListReplyReader> reply = ListReplyReader::open(golden.body);
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->head().epoch, 5);
+  EXPECT_EQ(reply->head().next, 0x100000003);
+  for (const Listed& sent : blocks) {
+    const std::optional<Listed> block = reply->next();
+    ASSERT_TRUE(block);
+    EXPECT_EQ(block->space, sent.space);
+    EXPECT_EQ(block->incarnation, sent.incarnation);
+    EXPECT_EQ(block->length, sent.length);
+    EXPECT_EQ(block->traits.group, sent.traits.group);
+    EXPECT_EQ(block->traits.depth, sent.traits.depth);
+    EXPECT_EQ(block->traits.recompute_cost, sent.traits.recompute_cost);
+    EXPECT_EQ(block->reads, sent.reads);
+    EXPECT_EQ(block->mark, sent.mark);
+    EXPECT_EQ(text(block->key), text(sent.key));
+  }
+  EXPECT_FALSE(reply->next());
+
+  golden = expect_list<ListReplyHead, Listed>("list_reply_empty", Type::list_reply, 8,
+                                              ListReplyHead{5, 0}, {});
+  reply = ListReplyReader::open(golden.body);
   ASSERT_TRUE(reply);
   EXPECT_EQ(reply->count(), 0);
 }

@@ -138,12 +138,14 @@ TEST(WireList, RangesEndWithinSixtyFourMiB) {
 }
 
 TEST(WireList, WhereABlockIsAgreesWithItsLength) {
-  const auto found = [](std::uint8_t where, std::uint32_t length, std::uint8_t zero = 0) {
-    Bytes record{std::byte{where}, std::byte{zero}, std::byte{0}, std::byte{0}};
+  const auto found = [](std::uint8_t where, std::uint32_t length, std::uint8_t copied = 0,
+                        std::uint8_t zero = 0) {
+    Bytes record{std::byte{where}, std::byte{copied}, std::byte{zero}, std::byte{0}};
     append(record, length);
     const Code code = opened<MatchReplyReader>(8, 1, record);
     if (zero == 0) {
-      EXPECT_EQ(taken<MatchReplyHead>(Found{static_cast<Where>(where), length}), code == Code::ok);
+      EXPECT_EQ(taken<MatchReplyHead>(Found{static_cast<Where>(where), copied, length}),
+                code == Code::ok);
     }
     return code;
   };
@@ -154,10 +156,36 @@ TEST(WireList, WhereABlockIsAgreesWithItsLength) {
     EXPECT_EQ(found(where, 1), Code::ok);
     EXPECT_EQ(found(where, kBlockBytesMax), Code::ok);
     EXPECT_EQ(found(where, kBlockBytesMax + 1), Code::too_large);
-    EXPECT_EQ(found(where, 1, 1), Code::protocol);
+    EXPECT_EQ(found(where, 1, 1), Code::ok);
+    EXPECT_EQ(found(where, 1, 2), Code::protocol);
+    EXPECT_EQ(found(where, 1, 0, 1), Code::protocol);
   }
+  EXPECT_EQ(found(0, 0, 1), Code::protocol);
   EXPECT_EQ(found(3, 1), Code::protocol);
   EXPECT_EQ(found(255, 0), Code::protocol);
+}
+
+TEST(WireList, ListedBlocksHaveALengthAndAKey) {
+  const auto listed = [](std::uint32_t length, std::size_t key, std::uint8_t zero = 0) {
+    Bytes record(28);
+    append(record, length);
+    record.resize(58);
+    append(record, std::uint16_t{zero});
+    append_run(record, key, 'k');
+    const Code code = opened<ListReplyReader>(12, 1, record);
+    const Bytes name(key);
+    if (zero == 0) {
+      EXPECT_EQ(taken<ListReplyHead>(Listed{.length = length, .key = name}), code == Code::ok);
+    }
+    return code;
+  };
+  EXPECT_EQ(listed(1, 1), Code::ok);
+  EXPECT_EQ(listed(kBlockBytesMax, kKeyBytesMax), Code::ok);
+  EXPECT_EQ(listed(0, 1), Code::protocol);
+  EXPECT_EQ(listed(kBlockBytesMax + 1, 1), Code::too_large);
+  EXPECT_EQ(listed(1, 0), Code::protocol);
+  EXPECT_EQ(listed(1, kKeyBytesMax + 1), Code::too_large);
+  EXPECT_EQ(listed(1, 1, 1), Code::protocol);
 }
 
 TEST(WireList, CodesAreKnown) {
@@ -174,10 +202,11 @@ TEST(WireList, AddressesAreShortAndPrintable) {
     Bytes record;
     append(record, std::uint64_t{1});
     append(record, std::uint32_t{1});
+    append(record, std::uint64_t{1});
     append_run(record, size, value);
     const Code code = opened<MapReplyReader>(4, 1, record);
     const std::string address(size, value);
-    EXPECT_EQ(taken<MapHead>(MapNode{1, 1, address}), code == Code::ok);
+    EXPECT_EQ(taken<MapHead>(MapNode{1, 1, 1, address}), code == Code::ok);
     return code;
   };
   EXPECT_EQ(map(0, 'a'), Code::protocol);
@@ -221,9 +250,9 @@ TEST(WireList, CountsHaveLimits) {
   expect_count_limit<Namespace, GetItem>(kSpaceBytes, kBatchMax, {0, 1, key}, get_record(0, 1, 1));
   expect_count_limit<MatchReplyHead, Found>(8, kItemsMax, {}, Bytes(8));
   expect_count_limit<DropReplyHead, DropCode>(4, kItemsMax, {}, Bytes(1));
-  Bytes node(12);
+  Bytes node(20);
   append_run(node, 1);
-  expect_count_limit<MapHead, MapNode>(4, kNodesMax, {0, 0, "k"}, node);
+  expect_count_limit<MapHead, MapNode>(4, kNodesMax, {0, 0, 0, "k"}, node);
 }
 
 TEST(WireList, OnlyAMapMayBeEmpty) {

@@ -442,6 +442,34 @@ TEST(WireBlock, ReportNamesAKey) {
   EXPECT_EQ(code_of(decode_report(patched_u8("report", 20, 1))), Code::protocol);
 }
 
+TEST(WireBlock, ListNamesHowMany) {
+  const auto list = [](std::uint32_t count) {
+    const Code code = code_of(decode_list(Made().u64(0).u32(count).fill(4).bytes()));
+    EXPECT_EQ(encoded(List{.count = count}) > 0, code == Code::ok);
+    return code;
+  };
+  EXPECT_EQ(list(0), Code::protocol);
+  EXPECT_EQ(list(1), Code::ok);
+  EXPECT_EQ(list(kListMax), Code::ok);
+  EXPECT_EQ(list(kListMax + 1), Code::too_large);
+  EXPECT_EQ(code_of(decode_list(patched_u8("list", 14, 1))), Code::protocol);
+}
+
+TEST(WireBlock, MarkNamesAKeyAndItsReplyACode) {
+  const auto mark = [](std::size_t key) {
+    const Bytes bytes = run_of(key);
+    const Code code = code_of(decode_mark(Made().fill(24).u64(1).run(key).bytes()));
+    EXPECT_EQ(encoded(Mark{.incarnation = 1, .key = bytes}) > 0, code == Code::ok);
+    return code;
+  };
+  EXPECT_EQ(mark(0), Code::protocol);
+  EXPECT_EQ(mark(kKeyBytesMax), Code::ok);
+  EXPECT_EQ(mark(kKeyBytesMax + 1), Code::too_large);
+  EXPECT_EQ(code_of(decode_mark(patched_u8("mark", 21, 1))), Code::protocol);
+  EXPECT_EQ(code_of(decode_mark_reply(patched_u8("mark_reply", 4, kCodeMax + 1))), Code::protocol);
+  EXPECT_EQ(code_of(decode_mark_reply(patched_u8("mark_reply", 5, 1))), Code::protocol);
+}
+
 TEST(WireBlock, EveryBodyOfOneRecordFitsTheSmallBody) {
   const Bytes token = run_of(kTokenBytesMax), proof = run_of(kProofBytesMax);
   EXPECT_GT(encoded(Auth{token, proof}), 0);

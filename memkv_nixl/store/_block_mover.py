@@ -1,0 +1,312 @@
+"""Moves blocks of one memkvd to other nodes: second copies of what many read, and all when it drains.
+
+    LIST ──▶ which blocks ──▶ GET here ──▶ PUT there, held ──▶ MARK here ──▶ COMMIT there
+
+Nothing that was dropped comes back by it: a copy becomes visible only when its source, asked after
+every byte had arrived, still had that very block; and whoever drops a block drops it at the source
+first (docs/formats/wire.md, section 6). What fails is tried again by the next pass: all that is
+remembered are the marks, and those are memkvd's.
+
+Blocking; runs in a thread of the agent's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memkv_nixl._errors import CODES, UnreachableError
+from memkv_nixl._native import Client, Request, node_id_of, place, place_copy
+from memkv_nixl.proto.memkv.v1 import map_pb2
+
+_log = logging.getLogger(__name__)
+
+HOT_READS = 8  # reads lately, each worth half after a minute, from which on a block gets a copy
+COPIED = 1  # the mark of what lies on its second place, too
+_TIMEOUT_MS = 5_000  # below what a node waits for a COMMIT
+_BATCH_BYTES = 32 << 20
+_BATCH_BLOCKS = 32
+_PAGE = 256
+_PASS_BYTES = 4 << 30  # copied by one pass at most
+_DRAIN_READS = (HOT_READS, 1, 0)  # the hot ones first
+_THERE = ("ok", "exists")
+_NEVER = ("conflict", "no_space", "too_large", "invalid")  # another try would change nothing
+
+
+class Block(NamedTuple):
+    """One of memkvd's blocks, as LIST says it."""
+
+    namespace: bytes
+    generation: int
+    key: bytes
+    incarnation: int
+    length: int
+    group: tuple[int, int]
+    depth: int
+    recompute_cost: int
+    reads: int
+    mark: int
+
+
+@dataclass
+class Moved:
+    """What was done since the agent started."""
+
+    blocks: int = 0
+    bytes: int = 0
+    failed: int = 0  # tries
+
+
+class BlockMover:
+    """Moves the blocks of the memkvd at `address`, at most `rate` bytes a second."""
+
+    def __init__(self, address: str, rate: int, stop: threading.Event) -> None:
+        self.moved = Moved()
+        self._address = address
+        self._rate = rate
+        self._stop = stop
+        self._own = self._client(address)
+        self._others: dict[str, Client] = {}
+        self._debt_until = 0.0  # when what was moved is paid by the rate
+
+    def close(self) -> None:
+        """Lets go of every node."""
+        for client in (self._own, *self._others.values()):
+            client.close()
+
+    def copy_hot(self, map_: map_pb2.ClusterMap) -> None:
+        """One pass: what many read lies on its second place, too, or on its first when the map moved
+        it away from here."""
+        targets = _Targets(map_, self._address)
+        if targets.alone:
+            return
+        begun = self.moved.bytes
+        for page in self._pages(reads_min=HOT_READS):
+            wanted: dict[str, list[Block]] = defaultdict(list)
+            for block in page:
+                target = targets.of_copy(block.group)
+                if target is not None:
+                    wanted[target].append(block)
+            for target, blocks in wanted.items():
+                self._move(target, self._missing(target, blocks), COPIED)
+            if self._stop.is_set() or self.moved.bytes - begun > _PASS_BYTES:
+                return
+
+    def drain(self, map_: map_pb2.ClusterMap) -> bool:
+        """One pass over all blocks, the hot ones first; True when nothing was left to move."""
+        targets = _Targets(map_, self._address)
+        if targets.alone:
+            return False
+        mark = 2 + map_.epoch % 254  # what an earlier drain moved may be gone from there
+        found = 0
+        for reads_min in _DRAIN_READS:
+            for page in self._pages(reads_min=reads_min, mark_not=mark):
+                wanted: dict[str, list[Block]] = defaultdict(list)
+                for block in page:
+                    target = targets.of(block.group)
+                    if target is not None:
+                        wanted[target].append(block)
+                        found += 1
+                for target, blocks in wanted.items():
+                    self._move(target, blocks, mark)
+                if self._stop.is_set():
+                    return False
+        return found == 0
+
+    # ---- which
+
+    def _pages(self, reads_min: int, mark_not: int = 0) -> Iterator[list[Block]]:
+        cursor = 0
+        while True:
+            cursor, rows = self._own.list(
+                0,
+                cursor,
+                count=_PAGE,
+                reads_min=reads_min,
+                mark_not=mark_not,
+                timeout_ms=_TIMEOUT_MS,
+            )
+            if rows:
+                yield [Block(*row) for row in rows]
+            if cursor == 0:
+                return
+
+    def _missing(self, target: str, blocks: list[Block]) -> list[Block]:
+        """Those that are not there; the marks of the others are set, or stay."""
+        missing = []
+        for (namespace, generation), some in _by_space(blocks):
+            request = self._other(target).match(
+                namespace, [block.key for block in some], generation=generation,
+                timeout_ms=_TIMEOUT_MS,
+            )  # fmt: skip
+            _wait(request)
+            for block, (code, where, length) in zip(some, request.matches(), strict=True):
+                there = CODES[code] == "ok" and where != 0 and length == block.length
+                if not there:
+                    missing.append(block)
+                elif block.mark != COPIED:
+                    self._mark(block, COPIED)
+        return missing
+
+    # ---- moving
+
+    def _move(self, target: str, blocks: Sequence[Block], mark: int) -> None:
+        for batch in _batches(blocks):
+            if self._stop.is_set():
+                return
+            self._pay(sum(block.length for block in batch))
+            self._move_batch(target, batch, mark)
+
+    def _move_batch(self, target: str, batch: Sequence[Block], mark: int) -> None:
+        puts = [
+            (block, self._hold(target, block, buffer)) for block, buffer in self._read(batch)
+        ]
+        for _, request in puts:
+            request.wait_held(_TIMEOUT_MS)
+        for block, request in puts:
+            self._commit(block, request, mark)
+        for block, request in puts:
+            _wait(request)
+            code = CODES[request.codes()[0]]
+            if code in _THERE:
+                self.moved.blocks += 1
+                self.moved.bytes += block.length
+            elif code not in _NEVER or mark == COPIED:
+                self.moved.failed += 1
+                self._mark(block, 0)
+        self.moved.failed += len(batch) - len(puts)
+
+    def _commit(self, block: Block, request: Request, mark: int) -> None:
+        """Lets a held block become visible there, if it is still here."""
+        if self._mark(block, mark):
+            request.release()
+        else:
+            request.cancel()
+
+    def _read(self, batch: Sequence[Block]) -> list[tuple[Block, bytearray]]:
+        """Those that are still here, with their bytes."""
+        found = []
+        for (namespace, generation), some in _by_space(batch):
+            buffers = [bytearray(block.length) for block in some]
+            request = self._own.get(
+                namespace, [block.key for block in some], buffers, generation=generation,
+                timeout_ms=_TIMEOUT_MS,
+            )  # fmt: skip
+            _wait(request)
+            codes = request.codes()
+            found += [
+                (block, buffer)
+                for block, buffer, code in zip(some, buffers, codes, strict=True)
+                if CODES[code] == "ok"
+            ]
+        return found
+
+    def _hold(self, target: str, block: Block, buffer: bytearray) -> Request:
+        return self._other(target).put(
+            block.namespace,
+            [block.key],
+            [buffer],
+            depths=[block.depth],
+            recompute_costs=[block.recompute_cost],
+            group_prints=[block.group],
+            hold=True,
+            generation=block.generation,
+            timeout_ms=_TIMEOUT_MS,
+        )
+
+    def _mark(self, block: Block, mark: int) -> bool:
+        """False: that very block is not here any more."""
+        code = self._own.mark(
+            0,
+            block.namespace,
+            block.generation,
+            block.key,
+            block.incarnation,
+            mark,
+            timeout_ms=_TIMEOUT_MS,
+        )
+        return CODES[code] == "ok"
+
+    def _pay(self, count: int) -> None:
+        """Waits until the bytes moved before fit the rate."""
+        now = time.monotonic()
+        self._stop.wait(max(0.0, self._debt_until - now))
+        self._debt_until = max(now, self._debt_until) + count / self._rate
+
+    # ---- whom
+
+    def _other(self, address: str) -> Client:
+        if address not in self._others:
+            self._others[address] = self._client(address)
+        return self._others[address]
+
+    @staticmethod
+    def _client(address: str) -> Client:
+        return Client([address], name="memkv-mover", timeout_ms=_TIMEOUT_MS, follow=False)
+
+
+class _Targets:
+    """Where a block of this node belongs, by one map."""
+
+    def __init__(self, map_: map_pb2.ClusterMap, own: str) -> None:
+        nodes = map_.nodes
+        self._addresses = [node.address for node in nodes]
+        self._nodes = [(node.node_id, node.weight) for node in nodes]
+        self._with_domains = [
+            (
+                node.node_id,
+                node.weight,
+                node_id_of(node.failure_domain) if node.failure_domain else 0,
+            )
+            for node in nodes
+        ]
+        self._own = own
+        self.alone = not any(node.weight and node.address != own for node in nodes)
+
+    def of(self, group: tuple[int, int]) -> str | None:
+        """The holder; None when that is this node."""
+        return self._other(place(group, self._nodes))
+
+    def of_copy(self, group: tuple[int, int]) -> str | None:
+        """The second place; the holder when that is another node."""
+        return self.of(group) or self._other(place_copy(group, self._with_domains))
+
+    def _other(self, index: int | None) -> str | None:
+        if index is None or self._addresses[index] == self._own:
+            return None
+        return self._addresses[index]
+
+
+def _by_space(blocks: Sequence[Block]) -> Iterator[tuple[tuple[bytes, int], list[Block]]]:
+    """One request is about one namespace."""
+    spaces: dict[tuple[bytes, int], list[Block]] = defaultdict(list)
+    for block in blocks:
+        spaces[block.namespace, block.generation].append(block)
+    yield from spaces.items()
+
+
+def _batches(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    rest = iter(blocks)
+    batch: list[Block] = []
+    for block in rest:
+        full = len(batch) == _BATCH_BLOCKS or sum(b.length for b in batch) >= _BATCH_BYTES
+        if full:
+            yield batch
+            batch = []
+        batch.append(block)
+    if batch:
+        yield batch
+
+
+def _wait(request: Request) -> None:
+    """A request ends by its own deadline; whoever waits longer waits for nothing."""
+    for _ in itertools.repeat(None, 4):
+        if request.wait(_TIMEOUT_MS):
+            return
+    raise UnreachableError("a request to a node did not end by its deadline")

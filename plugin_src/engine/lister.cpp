@@ -1,0 +1,86 @@
+#include "engine/lister.h"
+
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace memkv::engine {
+namespace {
+
+constexpr std::size_t kCellsPerSlice = 4096;
+constexpr std::size_t kHeadersInFlight = 4;
+
+}  // namespace
+
+struct Lister::Walk {
+  struct Chosen {
+    Fingerprint print;
+    std::uint64_t incarnation = 0;
+  };
+  Wish wish;
+  Listed listed;
+  Listing found;
+  std::vector<Chosen> chosen;
+  std::size_t next = 0;     // the first of them that was not looked at
+  std::size_t reading = 0;  // headers
+};
+
+void Lister::begin(const Wish& wish, Listed listed) {
+  auto walk = std::make_shared<Walk>();
+  walk->wish = wish;
+  walk->found.next = wish.cursor;
+  walk->listed = std::move(listed);
+  core_.post([this, walk] { choose(walk); });
+}
+
+void Lister::choose(const WalkPtr& walk) {
+  const Wish& wish = walk->wish;
+  const std::uint64_t now_ns = core_.executor.clock().now_ns();
+  walk->found.next =
+      core_.index.walk(walk->found.next, kCellsPerSlice, [&](const Entry& entry) {
+        const bool wanted = entry.reads_by(now_ns) >= wish.reads_min &&
+                            (wish.mark_not == 0 || entry.mark != wish.mark_not);
+        if (wanted) walk->chosen.push_back({entry.fingerprint, entry.incarnation});
+        return walk->chosen.size() < wish.count;
+      });
+  const bool enough = walk->found.next == 0 || walk->chosen.size() >= wish.count;
+  core_.post([this, walk, enough] { enough ? name(walk) : choose(walk); });
+}
+
+void Lister::name(const WalkPtr& walk) {
+  while (walk->next < walk->chosen.size() && walk->reading < kHeadersInFlight) {
+    const Walk::Chosen chosen = walk->chosen[walk->next++];
+    const Entry* entry = core_.entry_of(chosen.print, chosen.incarnation);
+    if (entry == nullptr) continue;  // it went meanwhile
+    const bool loading = entry->resident != kNone && core_.residents.at(entry->resident).state ==
+                                                         ResidentState::loading;
+    if (entry->resident != kNone && !loading) {
+      named(*walk, chosen.print, core_.residents.at(entry->resident).meta);
+      continue;
+    }
+    ++walk->reading;
+    reader_.fetch(*entry, 0, 0, {},
+                  core_.guarded([this, walk, print = chosen.print](Code code, BlockMeta meta) {
+                    --walk->reading;
+                    if (code == Code::ok) named(*walk, print, meta);
+                    name(walk);
+                  }));
+  }
+  if (walk->next < walk->chosen.size() || walk->reading > 0 || !walk->listed) return;
+  std::exchange(walk->listed, nullptr)(std::move(walk->found));
+}
+
+void Lister::named(Walk& walk, const Fingerprint& print, const BlockMeta& meta) {
+  const Entry* entry = core_.entry_of(print, meta.incarnation);
+  if (entry == nullptr || meta.identity.tenant != walk.wish.tenant) return;
+  walk.found.blocks.push_back({.space = meta.identity.space,
+                               .key = meta.identity.key,
+                               .incarnation = meta.incarnation,
+                               .length = meta.length,
+                               .traits = meta.traits,
+                               .reads = entry->reads_by(core_.executor.clock().now_ns()),
+                               .mark = entry->mark});
+}
+
+}  // namespace memkv::engine

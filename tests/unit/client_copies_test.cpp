@@ -1,0 +1,339 @@
+// Blocks on two nodes: whom a read asks, what a drop reaches, and a put that is held. Virtual time.
+#include "client/copies.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "support/client_world.h"
+
+namespace memkv::testing {
+namespace {
+
+using wire::Type;
+
+// Four nodes in two failure domains, all in one map.
+class ClientCopiesTest : public ClientWorldTest {
+ protected:
+  void open_pool() {
+    for (int i = 0; i < 4; ++i) add_node();
+    publish(2);
+    open_client();
+    std::vector<Named> one{{"to hear of the map", pattern(10, 1)}};
+    ASSERT_EQ(put(one), all(1, Code::ok));
+    ASSERT_TRUE(run_until([&] { return client_->stats().epoch == 2; }));
+    run_for(1000);  // every node is connected
+  }
+  void publish(std::uint32_t epoch, std::set<std::size_t> drained = {}) {
+    map_.clear();
+    std::vector<wire::MapNode> records;
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
+      const std::uint32_t weight = drained.contains(i) ? 0 : 100;
+      map_.push_back(
+          {.id = node_id_of(nodes_[i].address), .weight = weight, .domain = 1 + i % 2});
+      records.push_back({.node = map_[i].id,
+                         .weight = weight,
+                         .domain = map_[i].domain,
+                         .address = nodes_[i].address});
+    }
+    for (Node& node : nodes_) {
+      if (node.fake) node.fake->hold_map(epoch, records);
+    }
+  }
+  [[nodiscard]] Fingerprint group(const std::string& key) const {
+    return group_fingerprint(space_.id, key_bytes(key));
+  }
+  [[nodiscard]] std::size_t first_of(const std::string& key) const {
+    return place(group(key), map_).value();
+  }
+  [[nodiscard]] std::size_t second_of(const std::string& key) const {
+    return place_copy(group(key), map_).value();
+  }
+  // A block on both of its nodes, and the first says so.
+  std::string copied_block() {
+    const std::string key = "copied " + std::to_string(++copied_);
+    plant(first_of(key), key, pattern(500, 3));
+    plant(second_of(key), key, pattern(500, 3));
+    fake(first_of(key)).copied.insert(key);
+    return key;
+  }
+  Code read(const std::string& key) {
+    Bytes bytes(500);
+    const Code code = get_one(key, bytes);
+    EXPECT_TRUE(code != Code::ok || bytes == pattern(500, 3));
+    return code;
+  }
+  Code drop(const std::string& key) {
+    const std::vector<NamedBlock> asked{{.key = key_bytes(key), .group = {}}};
+    return finish(client_->drop(space_, asked))[0];
+  }
+
+  std::vector<PlacementNode> map_;
+  int copied_ = 0;
+};
+
+TEST_F(ClientCopiesTest, TheSecondPlaceIsInAnotherDomain) {
+  open_pool();
+  for (int i = 0; i < 200; ++i) {
+    const std::string key = "k" + std::to_string(i);
+    EXPECT_NE(first_of(key) % 2, second_of(key) % 2);
+  }
+}
+
+TEST_F(ClientCopiesTest, WhatHasACopyIsReadFromBoth) {
+  open_pool();
+  const std::string key = copied_block();
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(read(key), Code::ok);  // says that there is a copy
+  fake(first_of(key)).frames.clear();
+  fake(second_of(key)).frames.clear();
+  std::vector<std::unique_ptr<Request>> requests;
+  std::vector<Bytes> targets(200, Bytes(500));  // one is faster, until enough wait for it
+  for (Bytes& target : targets) {
+    const std::vector<GetBlock> asked{{.key = key_bytes(key), .group = {}, .target = target}};
+    requests.push_back(client_->get(space_, asked));
+  }
+  for (const auto& request : requests) EXPECT_EQ(finish(*request), all(1, Code::ok));
+  EXPECT_GT(fake(first_of(key)).seen(Type::get), 0);
+  EXPECT_GT(fake(second_of(key)).seen(Type::get), 0);
+  EXPECT_GT(client_->stats().asked_copy, 0u);
+  EXPECT_EQ(client_->stats().found_older, 0u);
+}
+
+TEST_F(ClientCopiesTest, ACopyThatIsGoneOrSpoiltCostsNoHit) {
+  open_pool();
+  const std::string key = copied_block();
+  ASSERT_EQ(read(key), Code::ok);
+  fake(second_of(key)).spoil.insert(key);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(read(key), Code::ok);
+  fake(second_of(key)).blocks.erase(key);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(read(key), Code::ok);
+}
+
+TEST_F(ClientCopiesTest, WhenTheFirstPlaceDiesTheCopyIsFound) {
+  open_pool();
+  const std::string key = copied_block();
+  const std::string never_read = copied_block();
+  ASSERT_EQ(read(key), Code::ok);
+  kill_node(first_of(key));
+  if (first_of(never_read) != first_of(key)) kill_node(first_of(never_read));
+  run_for(kConnectTimeoutMs * 2);
+  EXPECT_EQ(read(key), Code::ok);
+  if (nodes_[second_of(never_read)].fake != nullptr) {
+    EXPECT_EQ(read(never_read), Code::ok);
+  }
+}
+
+TEST_F(ClientCopiesTest, WhatIsBelievedOfCopiesEnds) {
+  open_pool();
+  const std::string key = copied_block();
+  ASSERT_EQ(read(key), Code::ok);
+  fake(first_of(key)).copied.clear();
+  run_for(kCopiedMs + 1);
+  fake(second_of(key)).frames.clear();
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(read(key), Code::ok);
+  EXPECT_EQ(fake(second_of(key)).seen(Type::get), 0);
+}
+
+TEST_F(ClientCopiesTest, ADropReachesTheSecondPlaceAfterTheFirst) {
+  open_pool();
+  const std::string key = copied_block();
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    fake(i).intercept = [&order, i](FakePeer&, const wire::Header& header,
+                                    std::span<const std::byte>) {
+      if (header.type == Type::drop) order.push_back(i);
+      return false;
+    };
+  }
+  EXPECT_EQ(drop(key), Code::ok);
+  EXPECT_EQ(order, (std::vector{first_of(key), second_of(key)}));
+  EXPECT_FALSE(fake(second_of(key)).blocks.contains(key));
+  EXPECT_EQ(drop(key), Code::not_found);
+}
+
+// A node that drains moves blocks to their new place: a drop meets them on one of the two.
+TEST_F(ClientCopiesTest, ADropGoesToTheFormerPlaceFirst) {
+  open_pool();
+  const std::string key = "k";
+  const std::size_t former = first_of(key);
+  publish(3, {former});
+  std::vector<Named> one{{"another", pattern(10, 1)}};
+  (void)put(one);
+  ASSERT_TRUE(run_until([&] { return client_->stats().epoch == 3; }));
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    fake(i).intercept = [&order, i](FakePeer&, const wire::Header& header,
+                                    std::span<const std::byte>) {
+      if (header.type == Type::drop) order.push_back(i);
+      return false;
+    };
+  }
+  plant(first_of(key), key, pattern(500, 3));
+  EXPECT_EQ(drop(key), Code::ok);
+  ASSERT_EQ(order.size(), 3u);
+  EXPECT_EQ(order[0], former);
+  EXPECT_EQ(order[1], first_of(key));
+}
+
+TEST_F(ClientCopiesTest, ADropThatHearsOfANewerMapGoesToItsPlaces) {
+  open_pool();
+  const std::string key = "k";
+  const std::size_t former = first_of(key);
+  publish(3, {former});  // the client holds the map of epoch 2 still
+  const std::size_t now = first_of(key);
+  plant(now, key, pattern(500, 3));
+  plant(former, key, pattern(500, 3));
+  EXPECT_EQ(drop(key), Code::ok);
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    EXPECT_FALSE(fake(i).blocks.contains(key)) << i;
+  }
+}
+
+TEST_F(ClientCopiesTest, WithoutAMapNobodyAsksForCopies) {
+  for (int i = 0; i < 3; ++i) add_node();
+  open_client();
+  const std::string key = key_on(1);
+  plant(1, key, pattern(500, 3));
+  EXPECT_EQ(drop(key), Code::ok);
+  EXPECT_EQ(fake(0).seen(Type::drop) + fake(2).seen(Type::drop), 0);
+}
+
+// ---- a put that is held
+
+class ClientHeldTest : public ClientCopiesTest {
+ protected:
+  std::unique_ptr<HeldRequest> hold(const Bytes& bytes, const std::string& key = "k") {
+    const std::vector<PutBlock> blocks{{.key = key_bytes(key),
+                                        .group = {},
+                                        .bytes = bytes,
+                                        .group_print = Fingerprint{.high = 1, .low = 2}}};
+    return client_->put_held(space_, blocks, 5000);
+  }
+  void open_one() {
+    add_node();
+    ClientOptions options{.nodes = {nodes_[0].address}};
+    options.follow = false;
+    auto client = Client::open(options, world());
+    ASSERT_TRUE(client.has_value());
+    client_ = std::move(*client);
+  }
+};
+
+TEST_F(ClientHeldTest, ItIsInvisibleUntilItIsReleased) {
+  open_one();
+  const Bytes bytes = pattern(300'000, 5);
+  std::uint64_t group = 0;
+  fake(0).intercept = [&group](FakePeer&, const wire::Header& header,
+                               std::span<const std::byte> body) {
+    if (header.type == Type::put) group = wire::PutReader::open(body)->next()->traits.group.low;
+    return false;
+  };
+  const auto request = hold(bytes);
+  run_for(1000);
+  EXPECT_FALSE(request->done());
+  EXPECT_TRUE(request->wait_held(0));
+  EXPECT_EQ(group, 2u);
+  EXPECT_EQ(fake(0).seen(Type::commit), 0);
+  EXPECT_TRUE(fake(0).blocks.empty());
+  request->release();
+  EXPECT_EQ(finish(*request), all(1, Code::ok));
+  EXPECT_EQ(fake(0).blocks["k"].bytes, bytes);
+}
+
+TEST_F(ClientHeldTest, OneThatIsCancelledLeavesNothing) {
+  open_one();
+  const Bytes bytes = pattern(300'000, 5);
+  const auto request = hold(bytes);
+  run_for(1000);
+  ASSERT_TRUE(request->wait_held(0));
+  request->cancel();
+  EXPECT_EQ(finish(*request), all(1, Code::cancelled));
+  run_for(100);
+  EXPECT_EQ(fake(0).seen(Type::commit), 0);
+  EXPECT_EQ(fake(0).seen(Type::cancel), 1);
+  EXPECT_TRUE(fake(0).blocks.empty());
+}
+
+TEST_F(ClientHeldTest, WhatIsThereIsHeldAtOnceAndOver) {
+  open_one();
+  plant(0, "k", pattern(500, 3));
+  const Bytes bytes = pattern(500, 3);
+  const auto request = hold(bytes);
+  EXPECT_EQ(finish(*request), all(1, Code::exists));
+  EXPECT_TRUE(request->wait_held(0));
+}
+
+TEST_F(ClientHeldTest, ANodeThatDiesOrADeadlineLetsTheWaitersGo) {
+  open_one();
+  const Bytes bytes = pattern(300'000, 5);
+  auto request = hold(bytes);
+  run_for(1000);
+  kill_node(0);
+  EXPECT_EQ(finish(*request), all(1, Code::unreachable));
+  EXPECT_TRUE(request->wait_held(0));
+  start_node(0);
+  ASSERT_TRUE(run_until([&] { return client_->health()[0].connected; }));
+  request = hold(bytes);
+  EXPECT_EQ(finish(*request), all(1, Code::timeout));
+}
+
+TEST_F(ClientHeldTest, WhoDoesNotFollowKeepsItsNodes) {
+  open_one();
+  add_node();
+  publish(5);
+  const std::vector<Named> blocks{{"a", pattern(10, 1)}, {"b", pattern(10, 2)}};
+  EXPECT_EQ(put(blocks), all(2, Code::ok));
+  run_for(5000);
+  EXPECT_EQ(put(blocks), all(2, Code::exists));
+  EXPECT_EQ(fake(0).seen(Type::map), 0);
+  EXPECT_EQ(client_->stats().epoch, 0u);
+  EXPECT_TRUE(fake(1).blocks.empty());
+}
+
+// ---- which of two answers sooner
+
+TEST(Copies, TheOneOfWhichLessIsWantedAndTheFasterOne) {
+  Copies copies;
+  EXPECT_EQ(copies.sooner(0, 1, kMiB), 0u);
+  EXPECT_GE(copies.wanted(0, 8 * kMiB), 8 * kMiB);
+  EXPECT_EQ(copies.sooner(0, 1, kMiB), 1u);
+  copies.over(0, 8 * kMiB);
+  EXPECT_EQ(copies.sooner(0, 1, kMiB), 0u);
+  for (int i = 0; i < 50; ++i) {
+    copies.came(0, kMiB, 100 * kNsPerMs);  // a slow node
+    copies.came(1, kMiB, kNsPerMs);
+  }
+  EXPECT_EQ(copies.sooner(0, 1, kMiB), 1u);
+  copies.wanted(1, 50 * kMiB);
+  EXPECT_EQ(copies.sooner(0, 1, kMiB), 1u);
+  copies.wanted(1, 100 * kMiB);
+  EXPECT_EQ(copies.sooner(0, 1, kMiB), 0u);
+  copies.over(1, 1000 * kMiB);
+  copies.forget(0);
+  EXPECT_EQ(copies.sooner(1, 0, kMiB), 0u);  // it may have become a fast one
+}
+
+TEST(Copies, GroupsAreRememberedForAWhileAndTheLatestStay) {
+  Copies copies;
+  const Fingerprint a{.high = 1, .low = 5};
+  const Fingerprint same_place{.high = 2, .low = 5};
+  copies.heard(a, true, 0);
+  EXPECT_TRUE(copies.known(a, 1));
+  EXPECT_FALSE(copies.known(same_place, 1));
+  EXPECT_FALSE(copies.known(a, kCopiedMs * kNsPerMs));
+  copies.heard(same_place, false, 1);
+  EXPECT_TRUE(copies.known(a, 1));
+  copies.heard(a, false, 1);
+  EXPECT_FALSE(copies.known(a, 1));
+  copies.heard(a, true, 2);
+  copies.heard(same_place, true, 3);
+  EXPECT_FALSE(copies.known(a, 4));
+  EXPECT_TRUE(copies.known(same_place, 4));
+}
+
+}  // namespace
+}  // namespace memkv::testing
