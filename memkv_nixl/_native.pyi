@@ -23,6 +23,12 @@ class Request:
     def wait(self, timeout_ms: int) -> bool:
         """Waits at most so long, without the GIL; True when the request is over."""
 
+    def wait_held(self, timeout_ms: int) -> bool:
+        """Of a held put: waits until every block is with its node or has a code."""
+
+    def release(self) -> None:
+        """Of a held put: its blocks become visible."""
+
     def cancel(self) -> None:
         """Asks it to end soon; wait() still has to be called."""
 
@@ -37,9 +43,9 @@ class Request:
 class Client:
     """One pool of store nodes. Safe from any thread."""
 
-    def __init__(self, nodes: Sequence[str], *, token: bytes = ..., name: str = 'memkv', timeout_ms: int = 0) -> None: ...
+    def __init__(self, nodes: Sequence[str], *, token: bytes = ..., name: str = 'memkv', timeout_ms: int = 0, follow: bool = True) -> None: ...
 
-    def put(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], depths: Sequence[int] = [], recompute_costs: Sequence[int] = [], generation: int = 0, timeout_ms: int = 0) -> Request:
+    def put(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], depths: Sequence[int] = [], recompute_costs: Sequence[int] = [], group_prints: Sequence[tuple[int, int]] = [], hold: bool = False, generation: int = 0, timeout_ms: int = 0) -> Request:
         """Puts whole blocks out of any contiguous buffers."""
 
     def get(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], offsets: Sequence[int] = [], generation: int = 0, timeout_ms: int = 0) -> Request:
@@ -53,6 +59,14 @@ class Client:
 
     def stat(self, node: int, timeout_ms: int) -> str:
         """One node's numbers: lines of `name value`."""
+
+    def list_blocks(self, node: int, cursor: int, *, count: int = 256, reads_min: int = 0, mark_not: int = 0, timeout_ms: int = 0) -> tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, int, int]]]:
+        """
+        LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, group print, depth, recompute cost, reads, mark).
+        """
+
+    def mark(self, node: int, namespace: bytes, generation: int, key: bytes, incarnation: int, mark: int, *, timeout_ms: int = 0) -> int:
+        """MARK: the number of the code that answers it."""
 
     def health(self) -> list[dict[str, int | str]]:
         """A dict per node: address, connected, breaker_open, …"""
@@ -74,3 +88,8 @@ def node_id_of(address: str) -> int:
 
 def place(group: tuple[int, int], nodes: Sequence[tuple[int, int]]) -> int | None:
     """The index of the (id, weight) that a group belongs to, or None."""
+
+def place_copy(group: tuple[int, int], nodes: Sequence[tuple[int, int, int]]) -> int | None:
+    """
+    The index of the (id, weight, domain) for a group's second copy, or None.
+    """

@@ -73,9 +73,10 @@ def place_ranked(group: Fingerprint, nodes: Sequence[PlacementNode], count: int)
 
 def place_copy(group: Fingerprint, nodes: Sequence[PlacementNode]) -> int | None:
     """The index of the node for a second copy (section 4); None when there is no other node."""
-    first, *others = sorted(_draws(group, nodes), key=cmp_to_key(_order)) or [None]
-    if first is None:
+    ranked = sorted(_draws(group, nodes), key=cmp_to_key(_order))
+    if not ranked:
         return None
+    first, *others = ranked
     domain = nodes[first.position].domain
     others = [draw for draw in others if draw.id != first.id]
     apart = [draw for draw in others if domain == 0 or nodes[draw.position].domain != domain]

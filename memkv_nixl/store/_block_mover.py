@@ -1,4 +1,4 @@
-"""Moves blocks of one memkvd to other nodes: second copies of what many read, and all when it drains.
+"""Moves blocks of one memkvd to other nodes: second copies of what many read, and drains.
 
     LIST ──▶ which blocks ──▶ GET here ──▶ PUT there, held ──▶ MARK here ──▶ COMMIT there
 
@@ -81,8 +81,8 @@ class BlockMover:
             client.close()
 
     def copy_hot(self, map_: map_pb2.ClusterMap) -> None:
-        """One pass: what many read lies on its second place, too, or on its first when the map moved
-        it away from here."""
+        """One pass: what many read lies on its second place, too, or on its first when that is not
+        here any more."""
         targets = _Targets(map_, self._address)
         if targets.alone:
             return
@@ -124,7 +124,7 @@ class BlockMover:
     def _pages(self, reads_min: int, mark_not: int = 0) -> Iterator[list[Block]]:
         cursor = 0
         while True:
-            cursor, rows = self._own.list(
+            cursor, rows = self._own.list_blocks(
                 0,
                 cursor,
                 count=_PAGE,
@@ -164,9 +164,7 @@ class BlockMover:
             self._move_batch(target, batch, mark)
 
     def _move_batch(self, target: str, batch: Sequence[Block], mark: int) -> None:
-        puts = [
-            (block, self._hold(target, block, buffer)) for block, buffer in self._read(batch)
-        ]
+        puts = [(block, self._hold(target, block, buffer)) for block, buffer in self._read(batch)]
         for _, request in puts:
             request.wait_held(_TIMEOUT_MS)
         for block, request in puts:

@@ -2,7 +2,7 @@
 
     memkvd ◀── started, adopted, watched ── agent ── RegisterNode, heartbeats ──▶ control plane
        └── STAT, once per heartbeat ──────────▲  ◀──────────── maps, SERVING or DRAINING ──┘
-                                      _block_mover ── second copies, a drained node's blocks ──▶ other nodes
+             _block_mover ── second copies, a drained node's blocks ──▶ other nodes
 
 A heartbeat is sent only when memkvd answered STAT: what does not serve is not said to. memkvd needs
 neither the agent nor the control plane; when one of them dies it serves on, and the next agent

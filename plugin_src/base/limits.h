@@ -81,9 +81,9 @@ inline constexpr std::uint64_t kDeviceBytesInFlight = 8 * kMiB;
 inline constexpr std::uint64_t kVerifiedMsMax =
     1000;  // a block that waited longer for the device is verified once more
 inline constexpr std::uint32_t kIndexFlushMsMax = 60'000;
-inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;      // of a MATCH
-inline constexpr std::size_t kReportsMax = 64;                   // being looked into at a time
-inline constexpr std::uint64_t kReadsHalfMs = 60'000;            // a block's reads count half after it
+inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;  // of a MATCH
+inline constexpr std::size_t kReportsMax = 64;               // being looked into at a time
+inline constexpr std::uint64_t kReadsHalfMs = 60'000;        // a block's reads count half after it
 inline constexpr std::size_t kTombstonesWaitingMax = 64 * 1024;  // for a segment to be ready
 inline constexpr std::uint8_t kReadFailuresMax = 2;  // in a row, then a block is given up
 inline constexpr std::uint64_t kIndexEntriesMax =
@@ -101,12 +101,12 @@ inline constexpr std::uint64_t kMuteMsMin = 200;          // a node may be silen
 inline constexpr unsigned kTimeoutsInRowMax = 3;          // then a node's breaker opens
 inline constexpr std::size_t kClientBlocksMax = 1 << 20;  // under way in one client
 inline constexpr std::uint64_t kOldMapMs =
-    10 * 60 * 1000;                              // for so long blocks are looked for by an old map
-inline constexpr std::size_t kOldMapsMax = 4;    // that are kept
-inline constexpr std::size_t kPlacesMax = 4;     // where one block is looked for
+    10 * 60 * 1000;                            // for so long blocks are looked for by an old map
+inline constexpr std::size_t kOldMapsMax = 4;  // that are kept
+inline constexpr std::size_t kPlacesMax = 4;   // where one block is looked for
 inline constexpr std::uint64_t kCopiedMs = 30'000;  // so long a second copy is believed in
-inline constexpr unsigned kDropsMax = 3;          // how often a drop begins again for a newer map
-inline constexpr std::uint64_t kMapAskMs = 500;  // between two questions for a map
+inline constexpr unsigned kDropsMax = 3;            // how often a drop begins again for a newer map
+inline constexpr std::uint64_t kMapAskMs = 500;     // between two questions for a map
 
 // the NIXL plugin
 inline constexpr std::uint64_t kQueryTimeoutMsDefault =

@@ -16,6 +16,7 @@ enum class Mutant : unsigned char {
   skip_crc_on_read,     // neither the node nor the client looks at the CRCs of what was read
   publish_early,        // a block is visible before the writer's CRCs were compared
   ignore_generation,    // what an earlier life of a segment left behind is believed
+  commit_held,          // a copy is visible before its source said that it still has the block
 };
 
 #if defined(MEMKV_TESTING)

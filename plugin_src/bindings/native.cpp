@@ -187,9 +187,8 @@ class PyClient {
 
   std::unique_ptr<PyRequest> put(const nb::bytes& space, const Texts& keys,
                                  const std::vector<nb::object>& blocks, const Texts& groups,
-                                 const Numbers& depths, const Numbers& costs,
-                                 const Prints& prints, bool hold, std::uint32_t generation,
-                                 std::uint64_t timeout_ms) {
+                                 const Numbers& depths, const Numbers& costs, const Prints& prints,
+                                 bool hold, std::uint32_t generation, std::uint64_t timeout_ms) {
     if (blocks.size() != keys.size()) raise_usage("as many buffers as keys are needed");
     need_as_many(depths.size(), keys.size(), "depths");
     need_as_many(costs.size(), keys.size(), "recompute_costs");
@@ -260,14 +259,12 @@ class PyClient {
   }
 
   // (the cursor to go on with, a tuple per block)
-  nb::tuple list(std::size_t node, std::uint64_t cursor, std::uint32_t count,
-                 std::uint8_t reads_min, std::uint8_t mark_not, std::uint64_t timeout_ms) {
-    const std::string text = ask(node, wire::Type::list, wire::Type::list_reply,
-                                 wire::List{.cursor = cursor,
-                                            .count = count,
-                                            .reads_min = reads_min,
-                                            .mark_not = mark_not},
-                                 timeout_ms);
+  nb::tuple list_blocks(std::size_t node, std::uint64_t cursor, std::uint32_t count,
+                        std::uint8_t reads_min, std::uint8_t mark_not, std::uint64_t timeout_ms) {
+    const std::string text = ask(
+        node, wire::Type::list, wire::Type::list_reply,
+        wire::List{.cursor = cursor, .count = count, .reads_min = reads_min, .mark_not = mark_not},
+        timeout_ms);
     auto reply = wire::ListReplyReader::open(as_bytes_of(text));
     if (!reply) raise(reply.error());
     nb::list blocks;
@@ -281,14 +278,12 @@ class PyClient {
     return nb::make_tuple(reply->head().next, blocks);
   }
 
-  int mark(std::size_t node, const nb::bytes& space, std::uint32_t generation,
-           const nb::bytes& key, std::uint64_t incarnation, std::uint8_t mark,
-           std::uint64_t timeout_ms) {
-    const wire::Mark question{
-        .space = space_of(space, generation),
-        .mark = mark,
-        .incarnation = incarnation,
-        .key = std::as_bytes(std::span(key.c_str(), key.size()))};
+  int mark(std::size_t node, const nb::bytes& space, std::uint32_t generation, const nb::bytes& key,
+           std::uint64_t incarnation, std::uint8_t mark, std::uint64_t timeout_ms) {
+    const wire::Mark question{.space = space_of(space, generation),
+                              .mark = mark,
+                              .incarnation = incarnation,
+                              .key = std::as_bytes(std::span(key.c_str(), key.size()))};
     const std::string text =
         ask(node, wire::Type::mark, wire::Type::mark_reply, question, timeout_ms);
     const auto reply = wire::decode_mark_reply(as_bytes_of(text));
@@ -379,9 +374,8 @@ class PyClient {
     bytes.resize(wire::encode(body, bytes));
     if (bytes.empty()) raise_usage("a number or key is out of its range");
     const Question question{.asks = asks, .answers = answers, .body = std::move(bytes)};
-    return await([&](Client& client, auto got) {
-      client.ask(node, question, timeout_ms, std::move(got));
-    });
+    return await(
+        [&](Client& client, auto got) { client.ask(node, question, timeout_ms, std::move(got)); });
   }
 
   std::shared_ptr<Client> open_client() {
@@ -483,10 +477,10 @@ NB_MODULE(_native, module) {
            "Takes blocks out; ok means that no restart brings them back.")
       .def("stat", &PyClient::stat, nb::arg("node"), nb::arg("timeout_ms"),
            "One node's numbers: lines of `name value`.")
-      .def("list", &PyClient::list, nb::arg("node"), nb::arg("cursor"), nb::kw_only(),
+      .def("list_blocks", &PyClient::list_blocks, nb::arg("node"), nb::arg("cursor"), nb::kw_only(),
            nb::arg("count") = 256, nb::arg("reads_min") = 0, nb::arg("mark_not") = 0,
            nb::arg("timeout_ms") = 0,
-           nb::sig("def list(self, node: int, cursor: int, *, count: int = 256, "
+           nb::sig("def list_blocks(self, node: int, cursor: int, *, count: int = 256, "
                    "reads_min: int = 0, mark_not: int = 0, timeout_ms: int = 0) -> "
                    "tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, "
                    "int, int]]]"),

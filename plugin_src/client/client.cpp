@@ -319,8 +319,7 @@ std::unique_ptr<HeldRequest> ClientFace::handle(std::shared_ptr<Operation> opera
 
 std::shared_ptr<Operation> ClientFace::make_put(const Namespace& space,
                                                 std::span<const PutBlock> blocks,
-                                                std::uint64_t timeout_ms,
-                                                Finished finished) const {
+                                                std::uint64_t timeout_ms, Finished finished) const {
   auto operation = make(Kind::put, space, blocks.size(), timeout_ms, std::move(finished));
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const PutBlock& block = blocks[i];

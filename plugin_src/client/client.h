@@ -40,7 +40,7 @@ struct ClientOptions {
   std::vector<std::byte> token;  // empty: the built-in tenant
   std::string name = "memkv";    // for the nodes' logs
   std::uint64_t timeout_ms = 0;  // 0: kTimeoutMsDefault; of a request unless it brings its own
-  bool follow = true;  // false: `nodes` are all there is, whatever map a node publishes
+  bool follow = true;            // false: `nodes` are all there is, whatever map a node publishes
 };
 
 // What stands in for the world; a simulation brings its own.
@@ -99,7 +99,7 @@ struct ClientStats {
   std::uint64_t bytes_put = 0, bytes_got = 0, reconnects = 0;
   std::uint64_t epoch = 0;  // of the map it places by; 0: the nodes it was given are the map
   std::uint64_t asked_older = 0, found_older = 0;  // blocks looked for at one more place
-  std::uint64_t asked_copy = 0;  // blocks whose second copy was asked for first
+  std::uint64_t asked_copy = 0;                    // blocks whose second copy was asked for first
 };
 
 // One request under way. Thread: any. Destroying it cancels it and, where the client has a thread

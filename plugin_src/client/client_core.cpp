@@ -111,8 +111,8 @@ void ClientCore::place_items(Operation& operation) {
     if (placed.place) {
       if (operation.kind == Operation::Kind::drop) plan_drop(item, *placed.place);
       if (operation.reads()) plan_read(item, *placed.place);
-      send_to(item, item.planned > 0 ? ClientMap::Place{item.plan[0], placed.place->map}
-                                     : *placed.place);
+      send_to(item,
+              item.planned > 0 ? ClientMap::Place{item.plan[0], placed.place->map} : *placed.place);
     } else {
       operation.settle(i, Code::unreachable);  // a map without a node that takes blocks
     }

@@ -97,7 +97,7 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   const ClientWorld world_;
   ClientMap map_;
   Copies copies_;
-  std::uint32_t newest_epoch_ = 0;  // that any node said it holds
+  std::uint32_t newest_epoch_ = 0;                      // that any node said it holds
   std::vector<std::shared_ptr<NodeSession>> sessions_;  // by the nodes' indices; none of forgotten
   std::map<std::uint64_t, std::shared_ptr<Operation>> operations_;  // under way, by their number
   std::size_t blocks_under_way_ = 0;

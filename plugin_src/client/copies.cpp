@@ -43,9 +43,8 @@ void Copies::over(std::size_t node, std::uint64_t bytes) {
 void Copies::came(std::size_t node, std::uint64_t queued, std::uint64_t took_ns) {
   Load& here = load(node);
   const double took = static_cast<double>(took_ns) / static_cast<double>(queued);
-  here.ns_per_byte = here.ns_per_byte == 0
-                         ? took
-                         : here.ns_per_byte + (took - here.ns_per_byte) * kShareOfTheLast;
+  here.ns_per_byte =
+      here.ns_per_byte == 0 ? took : here.ns_per_byte + (took - here.ns_per_byte) * kShareOfTheLast;
 }
 
 void Copies::forget(std::size_t node) {

@@ -48,7 +48,7 @@ class Completion {
   std::atomic<bool> done_ = false;
   std::mutex mutex_;
   std::condition_variable over_;
-  bool settled_ = false;            // `finished` has returned
+  bool settled_ = false;  // `finished` has returned
   bool reached_ = false;
   std::thread::id finishing_ = {};  // the thread that is inside `finished`
 };
@@ -68,7 +68,7 @@ struct Operation {
     std::uint64_t map = 0;                          // by which it was placed there
     std::array<std::uint32_t, kPlacesMax> asked{};  // the nodes, first to last
     std::uint8_t times_asked = 0;
-    std::optional<Code> first;    // what was known before the last of them was asked
+    std::optional<Code> first;  // what was known before the last of them was asked
     bool over = false;
     bool at_gate = false;  // of a held put: with its node, and not committed
     bool copied = false;   // the node that answered said that the second place has it, too
@@ -76,7 +76,8 @@ struct Operation {
     // the two, of a drop all places.
     std::array<std::uint32_t, kPlacesMax> plan{};
     std::uint8_t planned = 0;
-    std::uint64_t sent_ns = 0;  // to the node that is asked now, and how many bytes were wanted of it
+    std::uint64_t sent_ns =
+        0;  // to the node that is asked now, and how many bytes were wanted of it
     std::uint64_t queued = 0;
     // Which value a get saw: an incarnation means something within one connection only.
     std::uint64_t connection = 0;
@@ -100,7 +101,7 @@ struct Operation {
   [[nodiscard]] bool reads() const { return kind == Kind::get || kind == Kind::match; }
 
   // the mind's
-  std::uint32_t epoch = 0;  // of the map it was placed by
+  std::uint32_t epoch = 0;   // of the map it was placed by
   unsigned times_begun = 0;  // again, a drop for a newer map
   std::uint64_t number = 0;
   TimerId timer = 0;

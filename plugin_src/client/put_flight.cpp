@@ -2,6 +2,7 @@
 #include <string>
 #include <utility>
 
+#include "base/mutant.h"
 #include "client/flight.h"
 
 namespace memkv {
@@ -64,7 +65,7 @@ Result<void> PutFlight::on_grant(FlightDeck& deck, std::uint32_t index) {
 
 void PutFlight::on_sent(FlightDeck& deck, std::uint32_t index) {
   if (outgoing_[index].step != Step::shipping) return;
-  if (!operation()->hold) return commit(deck, index);
+  if (!operation()->hold || mutant(Mutant::commit_held)) return commit(deck, index);
   outgoing_[index].step = Step::held;
   item(index).at_gate = true;
   operation()->look_at_gate();

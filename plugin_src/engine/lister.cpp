@@ -37,13 +37,12 @@ void Lister::begin(const Wish& wish, Listed listed) {
 void Lister::choose(const WalkPtr& walk) {
   const Wish& wish = walk->wish;
   const std::uint64_t now_ns = core_.executor.clock().now_ns();
-  walk->found.next =
-      core_.index.walk(walk->found.next, kCellsPerSlice, [&](const Entry& entry) {
-        const bool wanted = entry.reads_by(now_ns) >= wish.reads_min &&
-                            (wish.mark_not == 0 || entry.mark != wish.mark_not);
-        if (wanted) walk->chosen.push_back({entry.fingerprint, entry.incarnation});
-        return walk->chosen.size() < wish.count;
-      });
+  walk->found.next = core_.index.walk(walk->found.next, kCellsPerSlice, [&](const Entry& entry) {
+    const bool wanted = entry.reads_by(now_ns) >= wish.reads_min &&
+                        (wish.mark_not == 0 || entry.mark != wish.mark_not);
+    if (wanted) walk->chosen.push_back({entry.fingerprint, entry.incarnation});
+    return walk->chosen.size() < wish.count;
+  });
   const bool enough = walk->found.next == 0 || walk->chosen.size() >= wish.count;
   core_.post([this, walk, enough] { enough ? name(walk) : choose(walk); });
 }
@@ -53,8 +52,8 @@ void Lister::name(const WalkPtr& walk) {
     const Walk::Chosen chosen = walk->chosen[walk->next++];
     const Entry* entry = core_.entry_of(chosen.print, chosen.incarnation);
     if (entry == nullptr) continue;  // it went meanwhile
-    const bool loading = entry->resident != kNone && core_.residents.at(entry->resident).state ==
-                                                         ResidentState::loading;
+    const bool loading = entry->resident != kNone &&
+                         core_.residents.at(entry->resident).state == ResidentState::loading;
     if (entry->resident != kNone && !loading) {
       named(*walk, chosen.print, core_.residents.at(entry->resident).meta);
       continue;

@@ -154,8 +154,7 @@ Found StoreImpl::match(const BlockId& id, std::uint64_t hold_ms) {
         core_.executor.clock().now_ns() + std::min(hold_ms, kHoldMsMax) * kNsPerMs;
     entry->held_until_ns = std::max(entry->held_until_ns, until_ns);
   }
-  Found found{
-      .present = true, .in_dram = false, .mark = entry->mark, .length = entry->length};
+  Found found{.present = true, .in_dram = false, .mark = entry->mark, .length = entry->length};
   if (entry->resident != kNone) {
     core_.residents.touch(entry->resident);
     found.in_dram = core_.residents.at(entry->resident).state != ResidentState::loading;

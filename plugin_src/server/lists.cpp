@@ -23,14 +23,14 @@ Result<void> Lists::begin_list(std::uint64_t request, std::span<const std::byte>
                   .mark_not = list->mark_not};
   waiting_.insert(request);
   ++under_way_;
-  session_.server.store.list(wish, [this, request, alive = std::weak_ptr<bool>(session_.alive)](
-                                       Result<Listing> listing) {
-    if (alive.expired()) return;
-    --under_way_;
-    if (waiting_.erase(request) == 0) return;  // cancelled meanwhile
-    if (!listing) return session_.refuse(request, listing.error());
-    send_listed(request, *listing);
-  });
+  session_.server.store.list(
+      wish, [this, request, alive = std::weak_ptr<bool>(session_.alive)](Result<Listing> listing) {
+        if (alive.expired()) return;
+        --under_way_;
+        if (waiting_.erase(request) == 0) return;  // cancelled meanwhile
+        if (!listing) return session_.refuse(request, listing.error());
+        send_listed(request, *listing);
+      });
   return {};
 }
 
@@ -56,9 +56,9 @@ Result<void> Lists::answer_mark(std::uint64_t request, std::span<const std::byte
   if (!mark) return fail(mark.error());
   const BlockId id{.tenant = session_.tenant, .space = mark->space, .key = mark->key};
   const bool here = session_.server.store.mark(id, mark->incarnation, mark->mark);
-  session_.send(wire::Type::mark_reply, request,
-                wire::MarkReply{.epoch = session_.server.epoch,
-                                .code = here ? Code::ok : Code::not_found});
+  session_.send(
+      wire::Type::mark_reply, request,
+      wire::MarkReply{.epoch = session_.server.epoch, .code = here ? Code::ok : Code::not_found});
   return {};
 }
 

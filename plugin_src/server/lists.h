@@ -1,5 +1,5 @@
-// Lists: every LIST and MARK of one peer. A LIST goes through the index and reads headers from flash;
-// few are answered at a time. Thread: the mind.
+// Lists: every LIST and MARK of one peer. A LIST goes through the index and reads headers from
+// flash; few are answered at a time. Thread: the mind.
 #pragma once
 
 #include <set>

@@ -49,11 +49,10 @@ Verdict rule(const Header& header) {
 
 std::string_view type_name(Type type) {
   static constexpr std::array<std::string_view, kTypeMax + 1> kNames = {
-      "unknown", "HELLO",       "CHALLENGE", "AUTH",      "WELCOME", "REFUSE",
-      "MATCH",   "MATCH_REPLY", "PUT",       "GRANT",     "COMMIT",  "PUT_DONE",
-      "GET",     "GET_BLOCK",   "DATA",      "CANCEL",    "DROP",    "DROP_REPLY",
-      "STAT",    "STAT_REPLY",  "MAP",       "MAP_REPLY", "REPORT",  "LIST",
-      "LIST_REPLY", "MARK", "MARK_REPLY"};
+      "unknown",     "HELLO",  "CHALLENGE", "AUTH",       "WELCOME",  "REFUSE",     "MATCH",
+      "MATCH_REPLY", "PUT",    "GRANT",     "COMMIT",     "PUT_DONE", "GET",        "GET_BLOCK",
+      "DATA",        "CANCEL", "DROP",      "DROP_REPLY", "STAT",     "STAT_REPLY", "MAP",
+      "MAP_REPLY",   "REPORT", "LIST",      "LIST_REPLY", "MARK",     "MARK_REPLY"};
   const auto number = static_cast<std::size_t>(type);
   return number < kNames.size() ? kNames[number] : kNames[0];
 }

@@ -161,7 +161,7 @@ struct GetBlock {
   std::uint32_t epoch = 0;
   std::uint32_t item = 0;
   Code code{};
-  std::uint8_t copied = 0;  // 1: the block's second place has it, too; 0 unless ok
+  std::uint8_t copied = 0;            // 1: the block's second place has it, too; 0 unless ok
   std::uint64_t incarnation = 0;      // 0 unless ok
   std::uint32_t block_length = 0;     // 0 unless ok, or invalid because the range leaves the block
   std::uint32_t first_unit = 0;       // the payload is whole units: from this one (0 unless ok) …
@@ -284,7 +284,8 @@ struct Listed {
 };
 
 // `Head` is written first, then a count, then the records: at most kBatchMax blocks (PUT, GET),
-// kItemsMax keys or answers (MATCH, DROP), kNodesMax nodes, kListMax listed blocks, and kBodyBytesMax in all.
+// kItemsMax keys or answers (MATCH, DROP), kNodesMax nodes, kListMax listed blocks, and
+// kBodyBytesMax in all.
 template <typename Head, typename Record>
 class ListWriter {
  public:

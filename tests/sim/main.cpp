@@ -24,9 +24,9 @@ constexpr std::uint64_t kFloorsFrom = 100;    // schedules; fewer prove nothing 
 constexpr std::uint64_t kReplayEvery = 20;    // schedules; one in so many is run twice
 constexpr std::uint64_t kMutantWithin = 300;  // schedules
 
-constexpr std::array<const char*, 5> kMutants = {"skip_key_compare", "skip_tenant_compare",
-                                                 "skip_crc_on_read", "publish_early",
-                                                 "ignore_generation"};
+constexpr std::array<const char*, 6> kMutants = {"skip_key_compare",  "skip_tenant_compare",
+                                                 "skip_crc_on_read",  "publish_early",
+                                                 "ignore_generation", "commit_held"};
 
 struct Arguments {
   std::uint64_t schedules = 20;
@@ -130,6 +130,7 @@ std::vector<std::string> missed_floors(const Totals& totals) {
   floor("collisions of fingerprints", totals.foreign, n / 10);
   floor("blocks served over a clean stop", totals.kept_over_stop, n);
   floor("new maps", totals.maps, n);
+  floor("second copies", totals.copied, n);
   floor("blocks found at a former place", totals.found_older, n / 4);
   for (const Floor& fault : kFaultFloors) {
     const auto fired = totals.fired.find(fault.name);
@@ -174,6 +175,7 @@ std::vector<std::pair<const char*, std::uint64_t>> rows(const Totals& t) {
           {"reformats", t.reformats},
           {"kept_over_stop", t.kept_over_stop},
           {"maps", t.maps},
+          {"copied", t.copied},
           {"found_older", t.found_older}};
 }
 

@@ -100,8 +100,12 @@ unsigned Oracle::node_of(const Identity& id) const {
 }
 
 bool Oracle::restarted_since(const Identity& id, std::uint64_t then) const {
-  const auto& starts = starts_[node_of(id)];
-  return !starts.empty() && starts.back() > then;
+  for (unsigned node = 0; node < kNodes; ++node) {
+    if (!copies_ && node != node_of(id)) continue;
+    const auto& starts = starts_[node];
+    if (!starts.empty() && starts.back() > then) return true;
+  }
+  return false;
 }
 
 Finding Oracle::why_dead(const History& history, const Value& value, std::uint64_t began) const {
@@ -114,6 +118,7 @@ Finding Oracle::why_dead(const History& history, const Value& value, std::uint64
            std::string(code_name(drop.code)) + ") before the get began";
   }
   for (const Acknowledged& put : history.puts) {
+    if (copies_) break;
     if (put.value == value.number || put.began < value.last_end || put.ended > began) continue;
     if (restarted_since(value.id, put.began)) continue;
     return "value " + std::to_string(value.number) + " was replaced by value " +

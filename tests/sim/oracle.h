@@ -53,8 +53,9 @@ using Finding = std::string;  // empty: all is well
 class Oracle {
  public:
   // Where blocks move, a node that has them again may serve what was dropped or replaced elsewhere.
-  Oracle(std::uint64_t seed, bool collides, bool moves)
-      : seed_(seed), collides_(collides), moves_(moves) {}
+  // Where blocks have copies, one may serve what was replaced elsewhere, but nothing dropped.
+  Oracle(std::uint64_t seed, bool collides, bool moves, bool copies)
+      : seed_(seed), collides_(collides), moves_(moves), copies_(copies) {}
 
   // What the writer believes the key's value to be; a new one after a drop, or with `fresh`.
   [[nodiscard]] Value& value_for(const Identity& id, bool fresh, std::uint32_t length);
@@ -100,6 +101,7 @@ class Oracle {
   std::uint64_t seed_;
   bool collides_;
   bool moves_;
+  bool copies_;
   std::uint64_t now_ = 0;
   unsigned next_value_ = 1;
   bool disk_lied_ = false;

@@ -91,6 +91,7 @@ Plan draw_plan(std::uint64_t seed, std::uint64_t number) {
   if (random.below(5) == 0) crowd(plan, random);
   if (random.below(6) == 0) draw_bad_pages(plan, random);
   plan.moves = number % 4 == 3;
+  plan.copies = number % 4 == 1;
   return plan;
 }
 

@@ -33,6 +33,7 @@ struct Plan {
   unsigned keys = 0;            // of kKeys, that are used
   unsigned drops = 0;           // of a hundred requests
   bool moves = false;           // the map changes all the time; what was dropped may come back then
+  bool copies = false;          // blocks get a second copy on the other node
   unsigned chaos_requests = 0;  // between two crashes or partitions, on average; 0: none
 
   // Fingerprints this narrow collide, so a node may take one key for another where that only costs

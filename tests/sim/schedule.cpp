@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "sim/hosts.h"
+#include "sim/mover.h"
 #include "sim/traffic.h"
 #include "wire/wire.h"
 
@@ -36,6 +37,8 @@ class Schedule {
   void part(const std::string& a, const std::string& b);
   void disk_outage();
   void new_map();
+  void start_movers();
+  void crash_mover(unsigned number);
   void count_client(ClientHost& client);
   void crash_at_work(unsigned number, unsigned looks);
   void after_drop(const Identity& id);
@@ -66,6 +69,7 @@ class Schedule {
   Traffic traffic_;
   std::vector<std::unique_ptr<NodeHost>> nodes_;
   std::vector<std::unique_ptr<ClientHost>> clients_;
+  std::vector<std::unique_ptr<Mover>> movers_;
   std::set<std::pair<std::string, std::string>> apart_;
   std::uint32_t epoch_ = kStaticEpoch;
   bool crash_after_drop_ = false;  // of the node that acknowledges the next
@@ -79,7 +83,7 @@ Schedule::Schedule(const Plan& plan, bool verbose, Totals& totals)
       totals_(totals),
       world_(World::create(plan.seed, plan.faults)),
       journal_(world_->clock(), verbose),
-      oracle_(plan.seed, plan.collides(), plan.moves),
+      oracle_(plan.seed, plan.collides(), plan.moves, plan.copies),
       traffic_(*world_, plan_, oracle_, journal_, totals) {
   world_->observe([this](const std::string& sentence) { hear(sentence); });
   set_log_sink(
@@ -127,6 +131,29 @@ void Schedule::count_client(ClientHost& client) {
   if (!client.down()) totals_.found_older += client.client().stats().found_older;
 }
 
+// All nodes have their share from the beginning, and someone who copies their blocks.
+void Schedule::start_movers() {
+  std::vector<std::byte> body(kBodyBytesMax);
+  wire::MapReplyWriter writer(body, wire::MapHead{.epoch = ++epoch_});
+  for (const auto& node : nodes_) {
+    const std::string address = node->address();
+    (void)writer.add({.node = node_id_of(address), .weight = 100, .address = address});
+  }
+  body.resize(writer.body().size());
+  for (const auto& node : nodes_) node->hand_map(body);
+  for (unsigned i = 0; i < kNodes * kTenants; ++i) {
+    movers_.push_back(std::make_unique<Mover>(*world_, i % kNodes, i / kNodes));
+    movers_.back()->boot();
+  }
+}
+
+void Schedule::crash_mover(unsigned number) {
+  movers_[number]->crash();
+  world_->after((1 + world_->random().below(50)) * kNsPerMs, [this, number] {
+    if (!calm_ && movers_[number]->down()) movers_[number]->boot();
+  });
+}
+
 void Schedule::make_hosts() {
   for (unsigned i = 0; i < kNodes; ++i) {
     NodeHost::Events events;
@@ -136,6 +163,7 @@ void Schedule::make_hosts() {
     nodes_.push_back(std::make_unique<NodeHost>(*world_, plan_, i, std::move(events)));
     boot_node(i);
   }
+  if (plan_.copies) start_movers();
   for (unsigned i = 0; i < plan_.clients; ++i) {
     clients_.push_back(std::make_unique<ClientHost>(*world_, i, i % kTenants));
     clients_.back()->boot();
@@ -228,6 +256,9 @@ void Schedule::chaos() {
   if (calm_ || failed()) return;
   Random& random = world_->random();
   if (plan_.moves && random.below(2) == 0) return new_map();
+  if (plan_.copies && random.below(3) == 0) {
+    return crash_mover(static_cast<unsigned>(random.below(movers_.size())));
+  }
   const auto node = static_cast<unsigned>(random.below(kNodes));
   const auto client = static_cast<unsigned>(random.below(plan_.clients));
   const std::uint64_t kind = random.below(9);
@@ -337,6 +368,10 @@ void Schedule::heal() {
   world_->set_faults({.short_steps = plan_.faults.short_steps});
   for (const auto& [a, b] : apart_) world_->partition(a, b, false);
   apart_.clear();
+  for (const auto& mover : movers_) {
+    totals_.copied += mover->copied();
+    mover->crash();
+  }
   need([this] { return all_running(); }, kStopMs, "a node does not come back");
   for (unsigned i = 0; i < plan_.clients && !failed(); ++i) {
     for (unsigned k = 0; k < kLastKeys && !failed(); ++k) {

@@ -33,8 +33,7 @@ class ClientCopiesTest : public ClientWorldTest {
     std::vector<wire::MapNode> records;
     for (std::size_t i = 0; i < nodes_.size(); ++i) {
       const std::uint32_t weight = drained.contains(i) ? 0 : 100;
-      map_.push_back(
-          {.id = node_id_of(nodes_[i].address), .weight = weight, .domain = 1 + i % 2});
+      map_.push_back({.id = node_id_of(nodes_[i].address), .weight = weight, .domain = 1 + i % 2});
       records.push_back({.node = map_[i].id,
                          .weight = weight,
                          .domain = map_[i].domain,

@@ -44,8 +44,8 @@ TEST(EngineList, NamesEveryBlockOfTheTenantOnceFromDramAndFromFlash) {
   std::set<std::string> ours;
   for (std::uint64_t i = 0; i < 90; ++i) {  // 4 MiB of DRAM do not hold them all
     const BlockTraits traits{.group = {.high = i, .low = 7}, .depth = 3, .recompute_cost = 11};
-    ASSERT_TRUE(rig.put(id_of(key_of(i), i % 3 == 0 ? 5 : kDefaultTenant), bytes_from(i, kBytes),
-                        traits));
+    ASSERT_TRUE(
+        rig.put(id_of(key_of(i), i % 3 == 0 ? 5 : kDefaultTenant), bytes_from(i, kBytes), traits));
     if (i % 3 != 0) ours.insert(key_of(i));
   }
   ASSERT_TRUE(rig.rest());
@@ -146,9 +146,8 @@ TEST(EngineList, AStoreThatClosesListsNothing) {
   ASSERT_TRUE(rig.put("k", bytes_from(1, kBytes)));
   bool closed = false;
   rig.store->close([&](Result<void>) { closed = true; });
-  const auto listing = rig.wait<Result<Listing>>([&](auto done) {
-    rig.store->list({.tenant = kDefaultTenant, .count = 1}, std::move(done));
-  });
+  const auto listing = rig.wait<Result<Listing>>(
+      [&](auto done) { rig.store->list({.tenant = kDefaultTenant, .count = 1}, std::move(done)); });
   ASSERT_TRUE(listing);
   ASSERT_FALSE(*listing);
   EXPECT_EQ(listing->error().code, Code::shutdown);

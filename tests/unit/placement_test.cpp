@@ -163,9 +163,8 @@ TEST(Placement, ACopyOutlivesItsHolder) {
     if (!copy) continue;
     ASSERT_NE(*copy, *holder);
     const std::uint64_t domain = nodes[*holder].domain;
-    const bool other_domains = std::ranges::any_of(nodes, [&](const PlacementNode& node) {
-      return node.weight > 0 && node.domain != domain;
-    });
+    const bool other_domains = std::ranges::any_of(
+        nodes, [&](const PlacementNode& node) { return node.weight > 0 && node.domain != domain; });
     if (domain != 0 && other_domains) {
       ASSERT_NE(nodes[*copy].domain, domain) << "key " << i;
     }
