@@ -74,3 +74,6 @@ def node_id_of(address: str) -> int:
 
 def place(group: tuple[int, int], nodes: Sequence[tuple[int, int]]) -> int | None:
     """The index of the (id, weight) that a group belongs to, or None."""
+
+def place_ranked(namespace: bytes, groups: Sequence[bytes], nodes: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
+    """For each group the indices of its best (id, weight), the best first."""
