@@ -20,14 +20,15 @@ WHERE = (
     "a real one is FAST25-release/traces/conversation_trace.jsonl of "
     "https://github.com/kvcache-ai/Mooncake (3 MB)"
 )
-_HEAD = ["GROUP", "COPIES", "BEFORE", "AFTER", "WORST", "END", "HOLES", "ASKED", "FULLEST"]
-_HEAD += ["BUSIEST", "COPIED"]
+_HEAD = ["GROUP", "COPIES", "BEFORE", "AFTER", "WORST", "END", "HOLES", "ASKED", "PARALLEL"]
+_HEAD += ["FULLEST", "BUSIEST", "COPIED"]
 _LEGEND = """\
 BEFORE, AFTER, END: blocks usable as an unbroken prefix of blocks asked for, right before the loss,
 right after it and at the end; behind the slash the same requests had no node been lost. WORST: the
 worst choice of lost nodes. HOLES: after the loss, there but behind a gap. ASKED: nodes a look-up
-asks. FULLEST, BUSIEST: blocks on, and served by, one node over the mean of all. COPIED: second
-copies over first ones."""
+asks. PARALLEL: how much faster whole prompts come from their nodes than they would from one.
+FULLEST, BUSIEST: blocks on, and served by, one node over the mean of all. COPIED: second copies
+over first ones."""
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -216,6 +217,7 @@ def _cells(row: Row) -> list[str]:
         f"{_rate(row.end)}/{_rate(row.end_without_loss)}",
         _rate(row.holes),
         f"{row.nodes_asked:.2f}",
+        f"{row.parallel:.2f}",
         f"{row.fullest:.2f}",
         f"{row.busiest:.2f}",
         f"{row.copied:.3f}",

@@ -104,6 +104,8 @@ class Row:
     """In the window after the loss: there, but behind a gap."""
     nodes_asked: float
     """Nodes that hold the groups of one request, on the average."""
+    parallel: float
+    """Blocks of whole requests over those that come from the node that has most of each."""
     fullest: float
     """Blocks on the fullest node over the mean of all, without loss."""
     busiest: float
@@ -185,6 +187,7 @@ class _Replay:
         worlds = worlds or [none_lost]
         after = [self._window(world, self._after) for world in worlds]
         end = [self._window(world, self._end) for world in worlds]
+        nodes_asked, parallel = self._spread()
         return Row(
             rule=self._rule,
             before=_usable(before),
@@ -196,7 +199,8 @@ class _Replay:
             end=_mean(map(_usable, end)),
             end_without_loss=_usable(self._window(none_lost, self._end)),
             holes=_mean(map(_holes, after)),
-            nodes_asked=self._nodes_asked(),
+            nodes_asked=nodes_asked,
+            parallel=parallel,
             fullest=_over_mean([len(node.held) for node in base.nodes]),
             busiest=_over_mean(base.served),
             copied=base.copied(),
@@ -221,10 +225,19 @@ class _Replay:
                 total += tally
         return total
 
-    def _nodes_asked(self) -> float:
+    def _spread(self) -> tuple[float, float]:
+        """(nodes asked, parallel), as the row has them."""
         ranks = self._groups.ranks
-        asked = sum(len({ranks[group][0] for group, _ in runs}) for runs in self._runs)
-        return asked / len(self._runs)
+        asked = blocks = slowest = 0
+        for runs in self._runs:
+            on: dict[int, int] = {}
+            for group, run in runs:
+                node = ranks[group][0]
+                on[node] = on.get(node, 0) + len(run)
+            asked += len(on)
+            blocks += sum(on.values())
+            slowest += max(on.values(), default=0)
+        return asked / len(self._runs), blocks / slowest if slowest else 1.0
 
 
 class _Groups:

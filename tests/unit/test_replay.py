@@ -208,6 +208,16 @@ def test_it_gives_what_a_slow_and_obvious_replay_gives(
     same(row.holes, mean(rate(world[after], 2) for world in worlds))
 
 
+def test_nodes_asked_and_how_much_faster_they_are_than_one() -> None:
+    trace = read(line(0, *range(64)), line(1, *range(64)), line(2))
+    one = one_row(trace, Plan(nodes=1, kill=0), Rule(1))
+    single, whole = replay(trace, Plan(nodes=4), [Rule(1), Rule(None)])
+    assert (one.nodes_asked, one.parallel) == (pytest.approx(2 / 3), 1)
+    assert (whole.nodes_asked, whole.parallel) == (pytest.approx(2 / 3), 1)
+    assert single.nodes_asked == pytest.approx(8 / 3)
+    assert 2.5 < single.parallel <= 4
+
+
 # ---- second copies
 
 
