@@ -93,3 +93,6 @@ def place_copy(group: tuple[int, int], nodes: Sequence[tuple[int, int, int]]) ->
     """
     The index of the (id, weight, domain) for a group's second copy, or None.
     """
+
+def place_ranked(namespace: bytes, groups: Sequence[bytes], nodes: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
+    """For each group the indices of its best (id, weight), the best first."""

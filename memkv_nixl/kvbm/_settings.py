@@ -18,6 +18,7 @@ from memkv_nixl._config import TIMEOUT_MS_MAX, load_settings, require_nodes
 from memkv_nixl._errors import ConfigError
 
 GROUP_BLOCKS_MAX = 64
+LEAD_BLOCKS_MAX = 4096
 LORA = ("refuse", "fixed")
 
 
@@ -39,6 +40,8 @@ class TierSettings:
     """`fixed` asserts that what lies under an adapter's name and path never changes."""
     group_blocks: int = 16
     """Blocks of a chain that lie together on one node."""
+    lead_blocks: int = 0
+    """First blocks of a chain that lie each for itself: those that all prompts have in common."""
     lookup_timeout_ms: int = 40
     """The longest a request waits to learn what the pool has."""
     fetch_deadline_ms: int = 2000
@@ -56,6 +59,7 @@ class TierSettings:
 
     def __post_init__(self) -> None:
         _between("group_blocks", self.group_blocks, 1, GROUP_BLOCKS_MAX)
+        _between("lead_blocks", self.lead_blocks, 0, LEAD_BLOCKS_MAX)
         for name in ("lookup_timeout_ms", "fetch_deadline_ms", "store_deadline_ms"):
             _between(name, getattr(self, name), 1, TIMEOUT_MS_MAX)
         _between("drain_ms", self.drain_ms, 0, TIMEOUT_MS_MAX)

@@ -15,6 +15,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+from memkv_nixl._errors import ConfigError
+
+
+def refuse_lead(lead_blocks: int) -> None:
+    """Raises ConfigError where first pages are to lie alone: whoever loads could not find them."""
+    if lead_blocks:
+        raise ConfigError(
+            f"lead_blocks: {lead_blocks}, but SGLang does not say which pages of a prompt it asks "
+            "for; leave it out"
+        )
+
 
 def begins_run(key: bytes, run_pages: int) -> bool:
     """Whether a page begins a run wherever it stands."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from memkv_nixl.kvbm._chains import Block
+from memkv_nixl.kvbm._chains import Block, run_begins
 
 _ROOT = b"memkv.trtllm/1"
 # What makes a request's blocks depend on more than its tokens.
@@ -58,10 +58,13 @@ def _is_there(value: Any) -> bool:
 class TokenChain:
     """Keys of whole blocks: each is a digest of all tokens up to its end."""
 
-    def __init__(self, root: bytes, tokens_per_block: int, group_blocks: int) -> None:
+    def __init__(
+        self, root: bytes, tokens_per_block: int, group_blocks: int, lead_blocks: int = 0
+    ) -> None:
         self._root = root
         self.tokens_per_block = tokens_per_block
         self._group_blocks = group_blocks
+        self._lead_blocks = lead_blocks
         self._tokens: list[int] = []
         self._keys: list[bytes] = []
 
@@ -85,7 +88,7 @@ class TokenChain:
 
     def block(self, place: int) -> Block:
         """A whole block; runs of them lie together under the first one's name."""
-        ancestor = place - place % self._group_blocks
+        ancestor = run_begins(place, self._group_blocks, self._lead_blocks)
         return Block(self._keys[place], self._keys[ancestor], place)
 
 

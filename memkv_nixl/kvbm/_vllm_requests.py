@@ -25,6 +25,7 @@ class RequestState:
     context: Any
     tokens_per_block: Callable[[int], int]
     group_blocks: int
+    lead_blocks: int = 0
     verdicts: dict[bytes, bool | None] = field(default_factory=dict)  # None: asked, no answer yet
     loads: dict[bytes, int] = field(default_factory=dict)
     loaded: dict[bytes, None] = field(default_factory=dict)  # and not announced yet, in order
@@ -58,7 +59,8 @@ class RequestState:
             group = group_of(key)
             chain = self._chains.get(group)
             if chain is None:
-                chain = Chain(self.tokens_per_block(group), self.group_blocks)
+                tokens = self.tokens_per_block(group)
+                chain = Chain(tokens, self.group_blocks, self.lead_blocks)
                 self._chains[group] = chain
             chain.learn(key, end)
         self._learnt = len(places)

@@ -36,7 +36,7 @@ from memkv_nixl.kvbm._mooncake_events import Announcer, publishes_itself
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 from memkv_nixl.kvbm._sglang_meaning import Settings, namespace_of
 from memkv_nixl.kvbm._sglang_pools import KV, HostPool, Ranks, refuse_layout
-from memkv_nixl.kvbm._sglang_runs import runs_of, sure_runs_of
+from memkv_nixl.kvbm._sglang_runs import refuse_lead, runs_of, sure_runs_of
 from memkv_nixl.kvbm._sglang_stats import Reporter
 from memkv_nixl.kvbm._sglang_version import engine_name, refuse_unknown_sglang
 from memkv_nixl.kvbm._tier import Tier
@@ -85,6 +85,7 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
             given.pop(name, None)
         given.setdefault("queue_percent", 100)  # SGLang itself waits for each batch
         self._settings: TierSettings = tier_settings(given)
+        refuse_lead(self._settings.lead_blocks)
         said = Settings()
         self._said = said
         _refuse_without_prefix(said)

@@ -96,7 +96,10 @@ class MemKVScheduler(_Scheduler):  # type: ignore[misc]  # not there when this i
         if staging is None or root is None:
             return 0, False
         tokens = request.get_tokens(0)
-        chain = TokenChain(root, self._tokens_per_block, self._settings.group_blocks)
+        settings = self._settings
+        chain = TokenChain(
+            root, self._tokens_per_block, settings.group_blocks, settings.lead_blocks
+        )
         chain.tell(0, tokens)
         state = RequestState(chain, len(tokens))
         self._requests[request.request_id] = state

@@ -246,7 +246,10 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
     def _request(self, context: Any) -> RequestState:
         request = self._requests.get(context.req_id)
         if request is None:
-            request = RequestState(context, self._tokens_per_block, self._settings.group_blocks)
+            settings = self._settings
+            request = RequestState(
+                context, self._tokens_per_block, settings.group_blocks, settings.lead_blocks
+            )
             self._requests[context.req_id] = request
         return request
 

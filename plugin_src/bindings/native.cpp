@@ -12,6 +12,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -435,6 +436,24 @@ std::optional<std::size_t> copy_place_of(
   return place_copy({.high = group.first, .low = group.second}, list);
 }
 
+std::vector<std::vector<std::size_t>> places_of(
+    const nb::bytes& space, const Texts& groups,
+    const std::vector<std::pair<std::uint64_t, std::uint32_t>>& nodes, std::size_t count) {
+  const Namespace where = space_of(space, 0);
+  std::vector<PlacementNode> list;
+  for (const auto& [id, weight] : nodes) list.push_back({.id = id, .weight = weight});
+  std::vector<std::vector<std::size_t>> all;
+  all.reserve(groups.size());
+  std::vector<std::size_t> best(std::min(count, list.size()));
+  for (const nb::bytes& group : groups) {
+    const Fingerprint print =
+        group_fingerprint(where.id, std::as_bytes(std::span(group.c_str(), group.size())));
+    const auto found = static_cast<std::ptrdiff_t>(place_ranked(print, list, best));
+    all.emplace_back(best.begin(), best.begin() + found);
+  }
+  return all;
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -512,6 +531,9 @@ NB_MODULE(_native, module) {
              "The index of the (id, weight) that a group belongs to, or None.");
   module.def("place_copy", &copy_place_of, nb::arg("group"), nb::arg("nodes"),
              "The index of the (id, weight, domain) for a group's second copy, or None.");
+  module.def("place_ranked", &places_of, nb::arg("namespace"), nb::arg("groups"), nb::arg("nodes"),
+             nb::arg("count"),
+             "For each group the indices of its best (id, weight), the best first.");
 }
 
 }  // namespace memkv::python

@@ -76,14 +76,33 @@ inline bool before(const Draw& a, const Draw& b) {
   return a.node.id != b.node.id ? a.node.id < b.node.id : a.index < b.index;
 }
 
+constexpr std::uint64_t kLn2 = 0xb17217f7d1cf79ac;  // ln(2) * 2^64, rounded up
+
+// How far below 2^64 the hash of a node that comes before `best` may be, for each unit of its
+// weight. Its distance d would be at most D = best.distance / best.weight * weight, and a hash is
+// 2^64 * 2^-d or more (section 3 rounds distances up), which is at least 2^64 * (1 - D * ln(2)).
+// Everything here is rounded up, so that nobody is passed over who would have won.
+inline std::uint64_t reach_of(const Draw& best) {
+  const u128 reach = (static_cast<u128>(best.distance) * kLn2 >> kFractionBits) + 1;
+  const u128 each = reach / best.node.weight + 1;
+  return static_cast<std::uint64_t>(std::min<u128>(each, UINT64_MAX));
+}
+
 }  // namespace
 
+// Most nodes are passed over by their hash alone: of n of equal weight about ln(n) come into reach.
 std::optional<std::size_t> place(const Fingerprint& group, std::span<const PlacementNode> nodes) {
   std::optional<Draw> best;
+  std::uint64_t reach = UINT64_MAX;  // everybody
   for (std::size_t index = 0; index < nodes.size(); ++index) {
-    if (nodes[index].weight == 0) continue;
-    const Draw next = draw(group, nodes, index);
-    if (!best || before(next, *best)) best = next;
+    const PlacementNode& node = nodes[index];
+    const std::uint64_t hash = hash_of(group, node.id);
+    const std::uint64_t below = ~(hash | 1);
+    if (below >= static_cast<u128>(reach) * node.weight) continue;  // also a weight of 0
+    const Draw next{distance_of(hash), node, index};
+    if (best && !before(next, *best)) continue;
+    best = next;
+    reach = reach_of(next);
   }
   if (!best) return std::nullopt;
   return best->index;

@@ -25,7 +25,7 @@ MAY_ALSO_INCLUDE = {"plugin_src/server/main.cpp": {"device"}}
 
 # These do not know of one another; what they share stands in memkv_nixl/_*.py, which knows none of
 # them.
-SEPARATE = {"agent", "control", "kvbm", "store"}
+SEPARATE = {"agent", "control", "kvbm", "plan", "store"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 

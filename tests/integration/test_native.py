@@ -14,7 +14,7 @@ from memkv_nixl import _native
 from memkv_nixl._errors import CODES, UnreachableError, UsageError
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client, Request
-from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place
+from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place, place_ranked
 from tests.integration.nodes import Node
 
 SPACE = namespace_id("native")
@@ -174,6 +174,14 @@ def test_placement_is_that_of_python() -> None:
         assert _native.group_fingerprint(SPACE, group) == tuple(print_)
         pairs = [(node.id, node.weight) for node in nodes]
         assert _native.place(tuple(print_), pairs) == place(print_, nodes)
+        best = [place_ranked(print_, nodes, count) for count in (0, 3, 9)]
+        assert [
+            _native.place_ranked(SPACE, [group], pairs, count)[0] for count in (0, 3, 9)
+        ] == best
+    assert _native.place_ranked(SPACE, [], pairs, 1) == []
+    assert _native.place_ranked(SPACE, [b"a", b"b"], [(1, 0)], 2) == [[], []]
+    with pytest.raises(UsageError, match="16 bytes"):
+        _native.place_ranked(b"short", [b"a"], pairs, 1)
 
 
 def test_crc32c_of_known_bytes() -> None:

@@ -2,11 +2,15 @@
 #include "client/placement.h"
 
 #include <gtest/gtest.h>
+#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -328,6 +332,101 @@ TEST(Placement, RankingIsPlaceWithTheBetterOnesTakenAway) {
       nodes[index].weight = 0;
     }
     ASSERT_EQ(place(groups()[i], nodes), std::nullopt);
+  }
+}
+
+// What the size of a pool is planned by: 1,000,000 keys over 125 nodes of three sizes.
+class PlacementMillion : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kKeys = 1'000'000;
+
+  static std::vector<std::uint32_t> weights() {
+    std::vector<std::uint32_t> all(125);
+    for (std::size_t n = 0; n < all.size(); ++n) all[n] = static_cast<std::uint32_t>(2 + n % 3);
+    return all;
+  }
+  static Fingerprint key(std::uint64_t i) {
+    static constexpr std::array<std::byte, 16> ns{};
+    return group_fingerprint(ns, std::as_bytes(std::span(&i, 1)));
+  }
+  static std::vector<std::uint8_t> places(std::span<const PlacementNode> nodes) {
+    std::vector<std::uint8_t> all;
+    for (std::size_t i = 0; i < kKeys; ++i) {
+      all.push_back(static_cast<std::uint8_t>(place(key(i), nodes).value()));
+    }
+    return all;
+  }
+};
+
+TEST_F(PlacementMillion, TheFullestIsWithin5PercentOfItsShareAndANewNodeTakesItsOwnOnly) {
+  const std::vector<std::uint32_t> given = weights();
+  const double sum = std::accumulate(given.begin(), given.end(), 0.0);
+  std::vector<PlacementNode> nodes = map_of(given);
+  const std::vector<std::uint8_t> before = places(nodes);
+  std::vector<double> count(nodes.size(), 0);
+  for (const std::size_t at : before) count[at] += 1;
+  for (std::size_t n = 0; n < nodes.size(); ++n) {
+    EXPECT_LT(count[n], 1.05 * kKeys * given[n] / sum) << "node " << n;
+  }
+
+  constexpr std::uint32_t kWeight = 4;
+  nodes.push_back({node_id_of("new:7440"), kWeight});
+  const std::vector<std::uint8_t> after = places(nodes);
+  double moved = 0;
+  for (std::size_t i = 0; i < kKeys; ++i) {
+    if (after[i] == before[i]) continue;
+    ASSERT_EQ(after[i], given.size()) << "key " << i;
+    moved += 1;
+  }
+  const double share = kKeys * kWeight / (sum + kWeight);
+  EXPECT_NEAR(moved, share, 0.1 * share);
+}
+
+// The processor's time of this thread, and the best of many rounds: what else runs here does not
+// count. What is printed stands in docs/performance.md.
+TEST_F(PlacementMillion, AKeyCostsLessThanAMicrosecond) {
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "sanitizers make it slower";
+#endif
+  constexpr std::size_t kRounds = 20;
+  constexpr std::size_t kPerRound = 10'000;
+  const std::vector<PlacementNode> nodes = map_of(weights());
+  const auto now_ns = [] {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+  };
+  double best = std::numeric_limits<double>::max();
+  std::size_t sum = 0;
+  for (std::size_t round = 0; round < kRounds; ++round) {
+    const double began = now_ns();
+    for (std::size_t i = 0; i < kPerRound; ++i) {
+      sum += place(key(round * kPerRound + i), nodes).value();
+    }
+    best = std::min(best, (now_ns() - began) / kPerRound);
+  }
+  ASSERT_GT(sum, 0U);  // the places are used, so that they are computed
+  std::printf("%.0f ns a distinct key on a map of %zu nodes\n", best, nodes.size());
+  EXPECT_LT(best, 1000);
+}
+
+// place() passes over most nodes by their hash alone; place_ranked() looks at every one.
+TEST(Placement, NobodyWhoWouldHaveWonIsPassedOver) {
+  std::mt19937_64 random(4);
+  for (std::size_t i = 0; i < 200'000; ++i) {
+    std::vector<PlacementNode> nodes(1 + random() % 12);
+    const int spread = static_cast<int>(random() % 33);
+    for (PlacementNode& node : nodes) {
+      node.id = random();
+      node.weight = static_cast<std::uint32_t>(random() >> 32 >> (random() % 33 * spread / 32));
+    }
+    const Fingerprint group{random(), random()};
+    const std::vector<std::size_t> first = ranked(group, nodes, 1);
+    const std::optional<std::size_t> found = place(group, nodes);
+    ASSERT_EQ(found.has_value(), !first.empty()) << i;
+    if (found) {
+      ASSERT_EQ(*found, first.front()) << i;
+    }
   }
 }
 

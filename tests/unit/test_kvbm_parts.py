@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from memkv_nixl._buffers import Extent
 from memkv_nixl._errors import ConfigError
 from memkv_nixl.kvbm._breaker import Breaker
-from memkv_nixl.kvbm._chains import Block, Chain
+from memkv_nixl.kvbm._chains import Block, Chain, run_begins
 from memkv_nixl.kvbm._orders import Order, pieces_of
 from memkv_nixl.kvbm._pace import Pace
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 from memkv_nixl.kvbm._vllm_requests import RequestState, leading
+from memkv_nixl.plan import Rule
 
 
 class Clock:
@@ -26,8 +27,8 @@ class Clock:
         return self.now
 
 
-def learnt(count: int, tokens: int = 16, group_blocks: int = 4) -> Chain:
-    chain = Chain(tokens, group_blocks)
+def learnt(count: int, tokens: int = 16, group_blocks: int = 4, lead_blocks: int = 0) -> Chain:
+    chain = Chain(tokens, group_blocks, lead_blocks)
     for i in range(count):
         chain.learn(b"%d" % i, tokens * (i + 1))
     return chain
@@ -40,10 +41,19 @@ def test_a_run_lies_under_the_name_of_its_first_block() -> None:
     assert [block.depth for block in blocks if block] == list(range(10))
 
 
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 16))
-def test_whoever_has_a_key_finds_its_place(longer: int, shorter: int, group_blocks: int) -> None:
+def test_first_blocks_lie_each_for_itself() -> None:
+    chain = learnt(9, lead_blocks=2)
+    groups = [block.group for i in range(9) if (block := chain.block(b"%d" % i, 16 * (i + 1)))]
+    assert groups == [b"0", b"1"] + [b"2"] * 4 + [b"6"] * 3
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 16), st.integers(0, 20))
+def test_whoever_has_a_key_finds_its_place(
+    longer: int, shorter: int, group_blocks: int, lead_blocks: int
+) -> None:
     """The writer's prompt may go on where the reader's ends, and the other way about."""
-    writer, reader = learnt(longer, 16, group_blocks), learnt(shorter, 16, group_blocks)
+    writer = learnt(longer, 16, group_blocks, lead_blocks)
+    reader = learnt(shorter, 16, group_blocks, lead_blocks)
     for i in range(min(longer, shorter)):
         assert writer.block(b"%d" % i, 16 * (i + 1)) == reader.block(b"%d" % i, 16 * (i + 1))
 
@@ -55,6 +65,19 @@ def test_a_part_of_a_block_is_nobodys_ancestor() -> None:
     chain.learn(b"4", 16 * 5)
     chain.learn(b"5", 16 * 6)
     assert chain.block(b"5", 16 * 6) == Block(b"5", b"4", 5)
+
+
+def test_a_part_among_the_first_lies_for_itself() -> None:
+    chain = learnt(1, lead_blocks=3)
+    chain.learn(b"part", 16 + 5)
+    assert chain.block(b"part", 16 + 5) == Block(b"part", b"part", 1)
+
+
+@given(st.integers(0, 60), st.integers(1, 16), st.sampled_from([0, 1, 5]))
+def test_runs_are_those_that_a_replay_places(count: int, group: int, lead: int) -> None:
+    """So `memkv replay` says what these settings do."""
+    replayed = [run for run, blocks in Rule(group, lead=lead).runs(range(count)) for _ in blocks]
+    assert replayed == [run_begins(place, group, lead) for place in range(count)]
 
 
 def test_without_its_ancestor_a_key_has_no_place() -> None:

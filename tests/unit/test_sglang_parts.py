@@ -16,7 +16,7 @@ from memkv_nixl.kvbm._mooncake_events import Index, check_endpoint, publishes_it
 from memkv_nixl.kvbm._sglang_fields import HARMLESS, HARMLESS_GROUPS, meaning_of
 from memkv_nixl.kvbm._sglang_meaning import _refuse_coarse_images
 from memkv_nixl.kvbm._sglang_pools import Ranks
-from memkv_nixl.kvbm._sglang_runs import begins_run, runs_of, sure_runs_of
+from memkv_nixl.kvbm._sglang_runs import begins_run, refuse_lead, runs_of, sure_runs_of
 
 
 def chain(pages: int, seed: int = 0) -> list[bytes]:
@@ -26,6 +26,12 @@ def chain(pages: int, seed: int = 0) -> list[bytes]:
         before = keys[-1] if keys else b""
         keys.append(hashlib.sha256(before + b"%d %d" % (seed, i)).hexdigest().encode())
     return keys
+
+
+def test_first_pages_cannot_lie_alone() -> None:
+    refuse_lead(0)
+    with pytest.raises(ConfigError, match="lead_blocks: 2, but SGLang"):
+        refuse_lead(2)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 64), st.lists(st.integers(1, 40), max_size=8))

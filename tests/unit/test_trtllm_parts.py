@@ -145,6 +145,13 @@ def test_a_key_stands_for_all_tokens_before_it() -> None:
     assert [one.block(i).group for i in range(5)] == [first[0]] * 4 + [first[4]]
 
 
+def test_first_blocks_lie_each_for_itself() -> None:
+    made = TokenChain(b"r", BLOCK, 2, 1)
+    assert made.tell(0, list(range(4 * BLOCK)))
+    keys = [made.block(i).key for i in range(4)]
+    assert [made.block(i).group for i in range(4)] == [keys[0], keys[1], keys[1], keys[3]]
+
+
 def test_tokens_may_come_in_pieces_and_again() -> None:
     tokens = list(range(100))
     pieces = TokenChain(b"r", BLOCK, 4)

@@ -1,0 +1,149 @@
+"""What docs/formats/control.md says of refusals, call by call, where no other test does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from memkv_nixl.control import _limits, _state
+from memkv_nixl.proto.memkv.v1 import namespaces_pb2 as spaces
+from memkv_nixl.proto.memkv.v1 import placement_pb2 as nodes
+from memkv_nixl.proto.memkv.v1 import tenants_pb2 as tenants
+from tests.control.plane import Plane, refused, run, serving
+
+A, B = "10.0.0.1:9900", "10.0.0.2:9900"
+Story = Callable[[Plane], Awaitable[None]]
+
+
+def tell(folder: Path, story: Story) -> None:
+    """Runs a story with a control plane of its own."""
+
+    async def with_plane() -> None:
+        async with serving(folder) as plane:
+            await story(plane)
+
+    run(with_plane)
+
+
+# ---- every call that changes something, on a disk that takes nothing
+
+
+async def _rotate(plane: Plane) -> Any:
+    listed = (await plane.tenants.ListTenants(tenants.ListTenantsRequest())).tenants
+    (key,) = (tenant.keys[0] for tenant in listed if tenant.name == "team")
+    return await plane.tenants.RotateKey(tenants.RotateKeyRequest(tenant="team", from_key=key))
+
+
+CHANGES: dict[str, Callable[[Plane], Awaitable[Any]]] = {
+    "RegisterNode": lambda plane: plane.join(B),
+    "DrainNode": lambda plane: plane.placement.DrainNode(nodes.DrainNodeRequest(address=A)),
+    "RemoveNode": lambda plane: plane.placement.RemoveNode(
+        nodes.RemoveNodeRequest(address=A, force=True)
+    ),
+    "CreateNamespace": lambda plane: plane.namespaces.CreateNamespace(
+        spaces.CreateNamespaceRequest(name="more")
+    ),
+    "UpdateNamespace": lambda plane: plane.namespaces.UpdateNamespace(
+        spaces.UpdateNamespaceRequest(name="there", rules={"ttl_s": 60})
+    ),
+    "DropNamespace": lambda plane: plane.namespaces.DropNamespace(
+        spaces.DropNamespaceRequest(name="there")
+    ),
+    "CreateTenant": lambda plane: plane.tenants.CreateTenant(
+        tenants.CreateTenantRequest(name="more")
+    ),
+    "UpdateTenant": lambda plane: plane.tenants.UpdateTenant(
+        tenants.UpdateTenantRequest(name="team", quota_bytes=5)
+    ),
+    "RotateKey": _rotate,
+    "Revoke": lambda plane: plane.tenants.Revoke(
+        tenants.RevokeRequest(tenant="team", token_ids=[b"t" * 16])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_that_cannot_be_written_is_refused_and_can_be_sent_again(
+    tmp_path: Path, name: str
+) -> None:
+    async def story(plane: Plane) -> None:
+        await plane.join(A)
+        await plane.namespaces.CreateNamespace(spaces.CreateNamespaceRequest(name="there"))
+        await plane.tenants.CreateTenant(tenants.CreateTenantRequest(name="team"))
+        before = await plane.epoch()
+        blocked = [tmp_path / "state" / f"control-{copy}.new" for copy in "ab"]
+        for path in blocked:
+            path.mkdir()
+        assert await refused(CHANGES[name](plane)) == ("UNAVAILABLE", "STATE_UNWRITABLE")
+        assert await plane.epoch() == before
+        for path in blocked:
+            path.rmdir()
+        await CHANGES[name](plane)
+        assert await plane.epoch() == before + 1
+
+    tell(tmp_path, story)
+
+
+def test_every_call_that_changes_something_is_tried(repo: Path) -> None:
+    page = (repo / "docs/formats/control.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(?:Placement|Namespaces|Tenants)` \|[^|]*\|([^|]*)\|", page, re.M)
+    calls = set(re.findall(r"\b[A-Z][a-z]+[A-Z]\w+|\bLocate\b|\bRevoke\b", " ".join(rows)))
+    readers = {"GetMap", "WatchMap", "Locate", "ListNodes", "ListNamespaces", "ListTenants"}
+    unwritten = {"IssueToken"}  # a token is signed, not kept
+    assert calls - readers - unwritten == set(CHANGES)
+
+
+# ---- one by one
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"weight": 0}, {"weight": 1_000_001}, {"agent": b"a"}, {"failure_domain": "a\n"}],
+)
+def test_a_hello_that_says_nonsense(tmp_path: Path, said: dict[str, Any]) -> None:
+    async def story(plane: Plane) -> None:
+        assert await refused(plane.join(A, **said)) == ("INVALID_ARGUMENT", "INVALID")
+        assert not (await plane.placement.ListNodes(nodes.ListNodesRequest())).nodes
+
+    tell(tmp_path, story)
+
+
+def test_there_is_a_last_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_state, "NODES_MAX", 1)
+
+    async def story(plane: Plane) -> None:
+        await plane.join(A)
+        assert await refused(plane.join(B)) == ("RESOURCE_EXHAUSTED", "NODES_FULL")
+        await plane.placement.RemoveNode(nodes.RemoveNodeRequest(address=A, force=True))
+        await plane.join(B)
+
+    tell(tmp_path, story)
+
+
+@pytest.mark.parametrize("call", ["Update", "Drop"])
+def test_a_namespace_of_nobody(tmp_path: Path, call: str) -> None:
+    async def story(plane: Plane) -> None:
+        message = getattr(spaces, f"{call}NamespaceRequest")(tenant="x", name="there")
+        answer = await refused(getattr(plane.namespaces, f"{call}Namespace")(message))
+        assert answer == ("NOT_FOUND", "TENANT_UNKNOWN")
+
+    tell(tmp_path, story)
+
+
+def test_a_request_over_the_limit_is_refused_and_the_next_one_served(tmp_path: Path) -> None:
+    async def story(plane: Plane) -> None:
+        epoch = await plane.epoch()
+        large = tenants.RevokeRequest(
+            tenant="team", token_ids=[bytes(16)] * (_limits.MESSAGE_BYTES_MAX // 16)
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await plane.tenants.Revoke(large)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await plane.epoch() == epoch
+
+    tell(tmp_path, story)
