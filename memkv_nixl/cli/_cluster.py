@@ -260,7 +260,8 @@ class _Control:
                 reason, leader = refusal_of(error)
                 if error.code() not in elsewhere or time.monotonic() >= end:
                     raise sentence from error
-                election = election or reason == "NOT_LEADER"
+                if reason:
+                    election = reason == "NOT_LEADER"
                 if not self.replicas.turn(leader):
                     if not election:
                         raise sentence from error

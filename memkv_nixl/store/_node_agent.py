@@ -38,8 +38,8 @@ _T = TypeVar("_T")
 _WEIGHT = 100  # memkvd's own default
 _STAT_TIMEOUT_MS = 1000
 _RETRY_S = (0.1, 5.0)  # the first pause, and the longest
-_ELECTION_RETRY_S = 1.0  # the longest while replicas answer and none of them leads
-_HELLO_ANSWER_S = 10.0
+_REFUSED_RETRY_S = 1.0  # the longest while replicas answer and none of them takes the node
+_HELLO_ANSWER_S = (10.0, 3.0)  # of the only one, and of one where there are others to ask
 _FOR_GOOD = ("NODE_REMOVED", "NODE_TAKEN_OVER", "INVALID")
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -153,8 +153,7 @@ class NodeAgent:
                 pause_s = _RETRY_S[0]
             if not self._replicas.turn(leader):
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-                longest_s = _ELECTION_RETRY_S if reason == "NOT_LEADER" else _RETRY_S[1]
-                pause_s = min(2 * pause_s, longest_s)
+                pause_s = min(2 * pause_s, _REFUSED_RETRY_S if reason else _RETRY_S[1])
 
     def _judge(self, error: grpc.aio.AioRpcError) -> tuple[str, str]:
         """Some refusals are for good; after all others, whose reason it gives, it tries again."""
@@ -172,7 +171,8 @@ class NodeAgent:
         try:
             await _say(stream, pb.RegisterNodeRequest(hello=hello))
             self._beats = (0, 0)
-            self._hear(await _within(_HELLO_ANSWER_S, _answer(stream)))
+            patience_s = _HELLO_ANSWER_S[self._replicas.several]
+            self._hear(await _within(patience_s, _answer(stream)))
             self._registered = True
             self._replicas.found()
             _log.info("registered with %s", self._replicas.current)
