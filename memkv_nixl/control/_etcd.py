@@ -6,9 +6,11 @@ EtcdError. Endpoints are members of one etcd cluster, so it does not matter whic
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
@@ -26,6 +28,7 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),  # an etcd that is back is found at once
 )
+_CLOSE_GRACE_S = 10.0  # longer than any call but a watch
 # etcd looked at the request and did not do it; after anything else it may have been done.
 _DEFINITE = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -33,6 +36,7 @@ _DEFINITE = (
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED,
 )
+_T = TypeVar("_T")
 
 
 class EtcdError(Exception):
@@ -52,9 +56,13 @@ class Etcd:
         self._endpoints = list(endpoints)
         self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
+        self._turned = asyncio.Event()  # set, for a new one, with each turn to the next endpoint
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Ends what is under way."""
+        for task in self._closing:
+            task.cancel()
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
@@ -105,13 +113,28 @@ class Etcd:
             call = stub.Watch()
             try:
                 await call.write(pb.WatchRequest(create_request=create))
-                async for answer in call:
-                    # Cancelled: what it was to begin at is compacted, so there was a change.
-                    if answer.events or answer.canceled:
+                while True:
+                    answer = await self._unless_turned(call.read())
+                    # Cancelled: say, what it was to begin at is compacted.
+                    if not isinstance(answer, pb.WatchResponse) or answer.canceled:
+                        break
+                    if answer.events:
                         return
             finally:
                 call.cancel()
         raise EtcdError(f"etcd at {self._endpoints[0]} ended a watch")
+
+    async def _unless_turned(self, reading: Awaitable[_T]) -> _T:
+        """What was read, as long as this endpoint is the one that is spoken to."""
+        read_, turned = asyncio.ensure_future(reading), asyncio.ensure_future(self._turned.wait())
+        try:
+            await asyncio.wait({read_, turned}, return_when=asyncio.FIRST_COMPLETED)
+            if not read_.done():
+                raise EtcdError(f"a watch goes on with etcd at {self._endpoints[0]}")
+            return read_.result()
+        finally:
+            read_.cancel()
+            turned.cancel()
 
     @asynccontextmanager
     async def _talking(self) -> AsyncIterator[grpc.aio.Channel]:
@@ -128,12 +151,22 @@ class Etcd:
         except grpc.aio.AioRpcError as error:
             definite = error.code() in _DEFINITE
             if not definite and channel is self._channel and len(self._endpoints) > 1:
-                self._endpoints = [*self._endpoints[1:], endpoint]
-                self._channel = None
-                await channel.close()
+                self._turn()
             raise EtcdError(
                 f"etcd at {endpoint} says {error.code().name}: {error.details()}", definite=definite
             ) from error
+
+    def _turn(self) -> None:
+        """Goes to the next endpoint. Calls on the former channel have time to end by themselves:
+        closing it at once would cancel whoever waits for them."""
+        former, self._channel = self._channel, None
+        self._endpoints = [*self._endpoints[1:], self._endpoints[0]]
+        self._turned.set()
+        self._turned = asyncio.Event()
+        if former is not None:
+            task = asyncio.ensure_future(former.close(_CLOSE_GRACE_S))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
 def etcd_of(settings: ControlSettings) -> Etcd:

@@ -160,7 +160,6 @@ class _AgentStream:
             software=said.software,
         )
         await self._keeper.change(lambda state, now: state.hello(now, hello))
-        self._keeper.check_term(self._term)
         self._address, self._agent = hello.address, hello.agent
         self._held = (hello.history, hello.epoch)
         return self._answer(0)
@@ -168,6 +167,7 @@ class _AgentStream:
     def _beat(self, request: pb.RegisterNodeRequest) -> int:
         if request.WhichOneof("kind") != "heartbeat":
             raise RefusalError(Reason.STREAM_BROKEN, "behind the hello there are heartbeats only")
+        self._keeper.check_term(self._term)
         said = request.heartbeat
         held = (said.history, said.epoch)
         self._keeper.note(
@@ -177,6 +177,7 @@ class _AgentStream:
         return said.sequence
 
     def _answer(self, sequence: int) -> pb.RegisterNodeResponse:
+        self._keeper.check_term(self._term)
         published, timing = self._keeper.published, self._keeper.timing
         member = published.cluster.members.get(self._address)
         if member is None:

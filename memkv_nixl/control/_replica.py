@@ -109,7 +109,7 @@ class Replica:
                     fresh = Cluster(history=secrets.randbits(63) + 1)
                     await self._write(fresh, [made_at(self._state_key, 0)])
                     continue
-                self._first = self._cluster(view)
+                self._first = await self._cluster(view)
             except DamagedError as error:
                 raise ConfigError(
                     f"{self.where}/state cannot be used: {error}. Put a backup there, of etcd or "
@@ -199,7 +199,8 @@ class Replica:
             if changed is None:
                 self._leave("another replica leads; nothing was changed")
                 raise UnwrittenError("another replica leads")
-            self._place = _Place(place.made, changed)
+            if self._place is place:  # else it left meanwhile, and looks again
+                self._place = _Place(place.made, changed)
 
     # ---- the lease
 
@@ -298,15 +299,15 @@ class Replica:
 
     async def _act(self, keeper: Keeper, view: _View) -> _View:
         """Follows or leads by what is there; gives what is there then."""
-        sure = self._lease != 0 and self._clock() < self._confirmed_until
         if view.state is None:  # somebody emptied etcd
             await self._write(keeper.published.cluster, [made_at(self._state_key, 0)])
             view = await self._view()
-        if view.leader is None and sure:
+        if view.leader is None and self._is_sure():
             await self._stand()
             view = await self._view()
-        cluster = self._cluster(view)
-        if view.leader is not None and view.leader.lease == self._lease and sure:
+        cluster = await self._cluster(view)
+        ours = view.leader is not None and view.leader.lease == self._lease and self._is_sure()
+        if view.leader is not None and ours:
             assert view.state is not None
             place = _Place(view.leader.create_revision, view.state.mod_revision)
             if place != self._place:
@@ -318,6 +319,10 @@ class Replica:
             self._leader = said if said != self._address else ""  # ours, from before a restart
             keeper.follow(cluster, self._refusal())
         return view
+
+    def _is_sure(self) -> bool:
+        """Whether its lease has not ended, by its own clock."""
+        return self._lease != 0 and self._clock() < self._confirmed_until
 
     async def _stand(self) -> None:
         """Takes the leader's place, if it is free still."""
@@ -339,7 +344,7 @@ class Replica:
             pieces,
         )
 
-    def _cluster(self, view: _View) -> Cluster:
+    async def _cluster(self, view: _View) -> Cluster:
         """The state. Raises DamagedError."""
         if view.state is None:
             raise DamagedError("it is gone")
@@ -352,11 +357,11 @@ class Replica:
             content = b"".join(part.value for part in view.parts if part.key.startswith(ours))
             if hashlib.sha256(content).hexdigest().encode() != words[1]:
                 raise DamagedError("the SHA-256 of its parts is not the one that it names")
-        return decode(content, f"{self.where}/state")
+        return await asyncio.to_thread(decode, content, f"{self.where}/state")
 
     async def _write(self, cluster: Cluster, holds: Sequence[pb.Compare]) -> int | None:
         """Writes the state; gives the revision, None when the conditions do not hold (any more)."""
-        content = encode(cluster)
+        content = await asyncio.to_thread(encode, cluster)
         parts = self._state_key + b"/"
         head, first, behind = content, parts, parts  # whose parts are not removed
         if len(content) > ETCD_PART_BYTES_MAX:

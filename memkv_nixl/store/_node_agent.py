@@ -39,7 +39,7 @@ _WEIGHT = 100  # memkvd's own default
 _STAT_TIMEOUT_MS = 1000
 _RETRY_S = (0.1, 5.0)  # the first pause, and the longest
 _REFUSED_RETRY_S = 1.0  # the longest while replicas answer and none of them takes the node
-_HELLO_ANSWER_S = (10.0, 3.0)  # of the only one, and of one where there are others to ask
+_HELLO_ANSWER_S = 3.0  # of a replica where there are others to ask
 _FOR_GOOD = ("NODE_REMOVED", "NODE_TAKEN_OVER", "INVALID")
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -171,7 +171,7 @@ class NodeAgent:
         try:
             await _say(stream, pb.RegisterNodeRequest(hello=hello))
             self._beats = (0, 0)
-            patience_s = _HELLO_ANSWER_S[self._replicas.several]
+            patience_s = _HELLO_ANSWER_S if self._replicas.several else None
             self._hear(await _within(patience_s, _answer(stream)))
             self._registered = True
             self._replicas.found()
@@ -208,7 +208,7 @@ class NodeAgent:
         while not reader.done():
             if self._beats[0] == self._beats[1]:
                 answered_at = loop.time()
-            elif loop.time() - answered_at > self._deadline_s:
+            elif self._replicas.several and loop.time() - answered_at > self._deadline_s:
                 raise UnreachableError(
                     f"the control plane {self._replicas.current} answered no heartbeat for "
                     f"{self._deadline_s:g} s"
@@ -315,11 +315,11 @@ async def _answer(stream: Any) -> pb.RegisterNodeResponse:
     return answer
 
 
-async def _within(seconds: float, answer: Awaitable[_T]) -> _T:
+async def _within(seconds: float | None, answer: Awaitable[_T]) -> _T:
     try:
         return await asyncio.wait_for(answer, seconds)
     except asyncio.TimeoutError:
-        raise UnreachableError(f"the control plane did not answer within {seconds:g} s") from None
+        raise UnreachableError(f"the control plane did not answer within {seconds} s") from None
 
 
 async def _readable(descriptor: int) -> None:

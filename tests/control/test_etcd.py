@@ -34,7 +34,7 @@ from tests.integration.nodes import DEADLINE_S, memkv
 
 SPACE = namespace_id("replicas")
 FAST = ("--heartbeat-ms", "50", "--deadline-ms", "1000", "--lease-s", "2")
-HEALED_WITHIN_S = 10
+HEALED_WITHIN_S = 10  # a lease of 2 s, and commands that have to be started
 
 
 class Pool:
