@@ -43,9 +43,9 @@ def etcd(tmp_path: Path) -> Iterator[EtcdProcess]:
 
 
 @asynccontextmanager
-async def replica(etcd: EtcdProcess, **changes: Any) -> AsyncIterator[Plane]:
+async def replica(process: EtcdProcess, **changes: Any) -> AsyncIterator[Plane]:
     wanted = ControlSettings(
-        listen="127.0.0.1:0", etcd=(etcd.address,), lease_s=20, heartbeat_ms=50, deadline_ms=500
+        listen="127.0.0.1:0", etcd=(process.address,), lease_s=20, heartbeat_ms=50, deadline_ms=500
     )
     server = ControlServer(dataclasses.replace(wanted, **changes))
     try:
