@@ -4,7 +4,7 @@ protos.py [--check]: with --check nothing is written; exits 1 where a file is no
 write. `./dev protos` runs it, and tests/unit/test_protos.py checks.
 
 protoc writes `from memkv.v1 import …`, as if we owned a package of that name; here it becomes
-`from memkv_nixl.proto.memkv.v1 import …`.
+`from memkv_nixl.proto.memkv.v1 import …`. The same with `etcd`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PROTO = ROOT / "memkv_nixl/proto"
 SOURCES = sorted(path.relative_to(PROTO).as_posix() for path in PROTO.rglob("*.proto"))
 PLUGINS = Path(sys.executable).parent  # mypy-protobuf's
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
-OURS = re.compile(r"\b(from|import) memkv\.v1\b")
-PRIVATE = re.compile(r"\bmemkv\.v1\.(?=\w+_pb2)")
+OURS = re.compile(r"\b(from|import) (memkv\.v1|etcd)\b")
+PRIVATE = re.compile(r"\b(?<!proto\.)(memkv\.v1|etcd)\.(?=\w+_pb2)")
 
 
 def main() -> int:
@@ -74,9 +74,7 @@ def run_protoc(*outputs: str) -> None:
 
 def ours(text: str) -> str:
     """Generated text with our package's name."""
-    return PRIVATE.sub(
-        "memkv_nixl.proto.memkv.v1.", OURS.sub(r"\1 memkv_nixl.proto.memkv.v1", text)
-    )
+    return PRIVATE.sub(r"memkv_nixl.proto.\1.", OURS.sub(r"\1 memkv_nixl.proto.\2", text))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
 
+LEASE_S_MAX = 60
 TIMEOUT_MS_MAX = 24 * 3600 * 1000  # kTimeoutMsMax of plugin_src/base/limits.h
 
 _Model = TypeVar("_Model")
@@ -42,7 +43,7 @@ def _size(default: int | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"size": True})
 
 
-def _agents(default: str | None = None) -> Any:
+def _agents(default: str | tuple[str, ...] | None = None) -> Any:
     """Of a setting that memkvd knows nothing of."""
     return dataclasses.field(default=default, metadata={"agent": True})
 
@@ -68,7 +69,7 @@ class NodeSettings:
     insecure: bool = False
     log_json: bool = False
     # Under a control plane: who it is, what the agent keeps, what fails together with this node.
-    control: str | None = _agents()
+    control: tuple[str, ...] = _agents(())
     agent_dir: str = _agents("memkv-node")
     failure_domain: str = _agents("")
     move_rate: int = dataclasses.field(  # bytes a second of blocks that move to other nodes
@@ -92,6 +93,14 @@ class ControlSettings:
     tls_key: str | None = None
     tls_ca: str | None = None
     insecure: bool = False
+    # Several replicas: the state is in etcd, under the pool's name, and one of them leads.
+    etcd: tuple[str, ...] = ()
+    pool: str = "default"
+    advertise: str | None = None
+    lease_s: int = 3
+    etcd_ca: str | None = None
+    etcd_cert: str | None = None
+    etcd_key: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,13 +296,24 @@ def _check(settings: Settings) -> None:
         if value is not None and not 1 <= value <= TIMEOUT_MS_MAX:
             raise ConfigError(f"{name}: {value} is not between 1 and {TIMEOUT_MS_MAX}")
     check_address(settings.node.listen, "node.listen")
-    if settings.node.control is not None:
-        check_address(settings.node.control, "node.control")
+    for address in settings.node.control:
+        check_address(address, "node.control")
     _check_control(settings.control)
 
 
 def _check_control(control: ControlSettings) -> None:
     check_address(control.listen, "control.listen")
+    for endpoint in control.etcd:
+        check_address(endpoint, "control.etcd")
+    if control.advertise is not None:
+        check_address(control.advertise, "control.advertise")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", control.pool):
+        raise ConfigError(
+            f"control.pool: {control.pool!r} is not 1 to 64 letters, digits, dots, dashes and "
+            "underscores"
+        )
+    if not 2 <= control.lease_s <= LEASE_S_MAX:
+        raise ConfigError(f"control.lease_s: {control.lease_s} is not 2 to {LEASE_S_MAX}")
     if not 10 <= control.heartbeat_ms <= 60_000:
         raise ConfigError(f"control.heartbeat_ms: {control.heartbeat_ms} is not 10 to 60000")
     if control.deadline_ms < 2 * control.heartbeat_ms:

@@ -1,4 +1,4 @@
-"""memkvd, the store daemon: where it is, its flags, and one process of it.
+"""Processes that serve: memkvd, its flags and where it is, and others that say when they serve.
 
 `MemkvdProcess` starts the daemon, waits until it serves, and ends it; `memkv node serve` (which
 becomes the daemon) and `memkv_nixl.store` (which watches several) both build on this module.
@@ -6,6 +6,7 @@ becomes the daemon) and `memkv_nixl.store` (which watches several) both build on
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import dataclasses
 import json
@@ -51,17 +52,18 @@ def memkvd_flags(settings: NodeSettings) -> list[str]:
     return flags
 
 
-class MemkvdProcess:
-    """One memkvd. Its log goes to `log`, which is appended to.
+class ServedProcess(abc.ABC):
+    """A process that writes one line of JSON with its address when it serves. `what` names it.
 
-    With `die_with_parent` the kernel stops it when the thread that started it ends, however that
-    happens: for a main thread that would otherwise leave it behind after a kill -9.
+    Its log goes to `log`, which is appended to. With `die_with_parent` the kernel stops it when the
+    thread that started it ends, however that happens: for a main thread that would otherwise leave
+    it behind after a kill -9.
     """
 
-    def __init__(self, settings: NodeSettings, log: Path, *, die_with_parent: bool = False) -> None:
-        self.settings = settings
+    def __init__(self, what: str, address: str, log: Path, *, die_with_parent: bool) -> None:
+        self.what = what
+        self.address = address
         self.log = log
-        self.address = settings.listen
         self._die_with_parent = die_with_parent
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -84,15 +86,15 @@ class MemkvdProcess:
 
     def launch(self) -> None:
         """Starts it and comes back at once; `wait_ready` has to follow."""
-        binary = memkvd_path()
         ready, told = os.pipe()
         try:
+            command, says_on_stdout = self._command(told)
             self._log_start = self.log.stat().st_size if self.log.exists() else 0
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [binary, *memkvd_flags(self.settings), "--ready-fd", str(told)],
+                    command,
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=told if says_on_stdout else log,
                     stderr=log,
                     pass_fds=(told,),
                     # A Ctrl-C in the terminal is for whoever started it; who then stops it.
@@ -105,6 +107,11 @@ class MemkvdProcess:
         finally:
             os.close(told)
         self._ready = ready
+
+    @abc.abstractmethod
+    def _command(self, told: int, /) -> tuple[list[str], bool]:
+        """What is started, and whether it says on its standard output that it serves; else it says
+        so on the descriptor `told`, or not at all."""
 
     def wait_ready(self, *, deadline_s: float = START_DEADLINE_S) -> str:
         """Waits until it serves. One that cannot is ended, and its last words are the error."""
@@ -127,8 +134,12 @@ class MemkvdProcess:
             words = "" if self._ended_within(2.0) else f"no answer within {deadline_s:g} s"
             self.kill()
             said = "; ".join(filter(None, [words, self.last_words()]))
-            raise UnreachableError(f"memkvd on {self.settings.device} did not start: {said}")
-        self.address = str(json.loads(line)["address"])
+            raise UnreachableError(f"{self.what} did not start: {said}")
+        document = json.loads(line)
+        if "error" in document:
+            self.kill()
+            raise UnreachableError(f"{self.what} did not start: {document['error']['message']}")
+        self.address = str(document["address"])
         return self.address
 
     def stop(self, *, deadline_s: float = STOP_DEADLINE_S) -> int:
@@ -161,6 +172,15 @@ class MemkvdProcess:
         """Its exit status (negative: the signal), None while it runs or was never started."""
         return self._process.poll() if self._process is not None else None
 
+    def end_in_words(self) -> str:
+        """How one that has ended did so, with its last words."""
+        status = self.exit_status()
+        how = f"exit status {status}"
+        if status is not None and status < 0:
+            how = f"killed by {signal.Signals(-status).name}"
+        words = self.last_words() or "nothing"
+        return f"{self.what} ({self.address}) ended: {how}; its log says: {words}"
+
     def last_words(self) -> str:
         """The last lines of its log since it was started."""
         try:
@@ -185,6 +205,23 @@ class MemkvdProcess:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+
+class MemkvdProcess(ServedProcess):
+    """One memkvd."""
+
+    def __init__(self, settings: NodeSettings, log: Path, *, die_with_parent: bool = False) -> None:
+        what = f"memkvd on {settings.device}"
+        super().__init__(what, settings.listen, log, die_with_parent=die_with_parent)
+        self.settings = settings
+
+    def _command(self, told: int) -> tuple[list[str], bool]:
+        return [
+            str(memkvd_path()),
+            *memkvd_flags(self.settings),
+            "--ready-fd",
+            str(told),
+        ], False
 
 
 def _prepare_child() -> Callable[[], None]:

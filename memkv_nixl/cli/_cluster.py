@@ -6,10 +6,12 @@ import argparse
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from memkv_nixl._config import check_address
+from memkv_nixl._control_plane import Replicas, refusal_of
 from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
 from memkv_nixl._sizes import format_size, parse_size
 from memkv_nixl.cli._node import INSTALL
@@ -18,6 +20,8 @@ from memkv_nixl.cli._output import Output, table
 CONTROL_DEFAULT = "127.0.0.1:9910"
 _CALL_S = 10.0
 _LOOK_S = 0.5  # between two looks at a drain
+_TRY_S = 3.0  # of one replica, when there is another one to ask
+_ELECTION_PAUSE_S = 0.25
 _DIALECTS = ("raw", "obj", "cmx")
 _STATES = ("unknown", "serving", "silent", "lost", "draining")
 _TLS = ("tls_ca", "tls_cert", "tls_key")
@@ -28,9 +32,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     reach = argparse.ArgumentParser(add_help=False, parents=[common])
     reach.add_argument(
         "--control",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT,…",
         default=os.environ.get("MEMKV_CONTROL", CONTROL_DEFAULT),
-        help=f"the control plane (default: MEMKV_CONTROL, or {CONTROL_DEFAULT})",
+        help=f"the control plane, or its replicas (default: MEMKV_CONTROL, or {CONTROL_DEFAULT})",
     )
     for name in _TLS:
         reach.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help="a PEM file")
@@ -81,7 +85,11 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     with _control(args) as control:
-        nodes = control.placement("ListNodes", with_stats=True).nodes
+        found = control.placement("ListNodes", with_stats=True)
+        if found.leader:  # that one hears the nodes; this answer is what the map says
+            control.replicas.turn(found.leader)
+            with suppress(UnreachableError):
+                found = control.placement("ListNodes", with_stats=True)
     rows = [
         {
             "address": node.address,
@@ -93,7 +101,7 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
             "software": node.software,
             "stats": dict(node.stats),
         }
-        for node in nodes
+        for node in found.nodes
     ]
     lines = [
         [
@@ -102,7 +110,7 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
             str(row["weight"]),
             row["failure_domain"] or "-",
             str(row["epoch"]),
-            f"{row['silent_ms'] / 1000:.1f} s ago",
+            "-" if found.leader else f"{row['silent_ms'] / 1000:.1f} s ago",
             str(row["stats"].get("blocks", "-")),
         ]
         for row in rows
@@ -241,9 +249,9 @@ def _row(space: Any) -> dict[str, Any]:
 
 
 class _Control:
-    """Calls of one control plane; its refusals are ours."""
+    """Calls of one control plane, whichever of its replicas answers; its refusals are ours."""
 
-    def __init__(self, channel: Any, address: str) -> None:
+    def __init__(self, replicas: Replicas, credentials: Any) -> None:
         from memkv_nixl.proto.memkv.v1 import (
             namespaces_pb2,
             namespaces_pb2_grpc,
@@ -251,9 +259,16 @@ class _Control:
             placement_pb2_grpc,
         )
 
-        self._address = address
-        self._placement = (placement_pb2_grpc.PlacementStub(channel), placement_pb2)
-        self._namespaces = (namespaces_pb2_grpc.NamespacesStub(channel), namespaces_pb2)
+        self.replicas = replicas
+        self._credentials = credentials
+        self._channels: dict[str, Any] = {}
+        self._placement = (placement_pb2_grpc.PlacementStub, placement_pb2)
+        self._namespaces = (namespaces_pb2_grpc.NamespacesStub, namespaces_pb2)
+
+    def close(self) -> None:
+        """Hangs up."""
+        for channel in self._channels.values():
+            channel.close()
 
     def placement(self, name: str, /, **said: Any) -> Any:
         """A call of the service Placement."""
@@ -264,19 +279,51 @@ class _Control:
         return self._call(*self._namespaces, name, said)
 
     def _call(self, stub: Any, messages: Any, name: str, said: dict[str, Any]) -> Any:
+        """Asks one replica after the other, and again as long as they are about to elect one."""
         import grpc
 
+        elsewhere = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         request = getattr(messages, f"{name}Request")(**said)
-        try:
-            return getattr(stub, name)(request, timeout=_CALL_S)
-        except grpc.RpcError as error:
-            raise self._error(error) from error
+        end = time.monotonic() + _CALL_S
+        election = False
+        while True:
+            left = max(0.1, end - time.monotonic())
+            try:
+                answer = getattr(stub(self._channel()), name)(
+                    request, timeout=min(left, _TRY_S) if self.replicas.several else left
+                )
+            except grpc.RpcError as error:
+                sentence = self._error(error)
+                reason, leader = refusal_of(error)
+                if error.code() not in elsewhere or time.monotonic() >= end:
+                    raise sentence from error
+                if reason:
+                    election = reason == "NOT_LEADER"
+                if not self.replicas.turn(leader):
+                    if not election:
+                        raise sentence from error
+                    time.sleep(_ELECTION_PAUSE_S)
+            else:
+                self.replicas.found()
+                return answer
+
+    def _channel(self) -> Any:
+        import grpc
+
+        address = self.replicas.current
+        if address not in self._channels:
+            if self._credentials is None:
+                self._channels[address] = grpc.insecure_channel(address)
+            else:
+                self._channels[address] = grpc.secure_channel(address, self._credentials)
+        return self._channels[address]
 
     def _error(self, error: Any) -> MemKVError:
         import grpc
 
-        where = f"the control plane at {self._address}"
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        where = f"the control plane at {self.replicas.current}"
+        unreachable = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        if error.code() in unreachable and not refusal_of(error).reason:
             return UnreachableError(f"{where} does not answer: {error.details()}")
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             return ConfigError(f"{where}: {error.details()}")
@@ -286,17 +333,21 @@ class _Control:
 @contextmanager
 def _control(args: argparse.Namespace) -> Iterator[_Control]:
     try:
-        import grpc
+        import grpc  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"this needs gRPC, which is not here ({error}): {INSTALL}") from error
 
+    addresses = [part.strip() for part in args.control.split(",") if part.strip()]
+    for address in addresses:
+        check_address(address, "--control")
+    if not addresses:
+        raise ConfigError("--control: name the control plane, HOST:PORT or HOST:PORT,…")
     files = [getattr(args, name) for name in _TLS]
-    if any(files):
-        channel = grpc.secure_channel(args.control, _credentials(files))
-    else:
-        channel = grpc.insecure_channel(args.control)
-    with channel:
-        yield _Control(channel, args.control)
+    control = _Control(Replicas(addresses), _credentials(files) if any(files) else None)
+    try:
+        yield control
+    finally:
+        control.close()
 
 
 def _credentials(files: list[str | None]) -> Any:

@@ -19,11 +19,20 @@ _TEXTS = {
     "tls_cert": "its certificate, a PEM file",
     "tls_key": "the certificate's key, a PEM file",
     "tls_ca": "who signs the certificates of those who may call, a PEM file",
+    "etcd": "HOST:PORT,… of an etcd that keeps the memory instead, for several replicas",
+    "pool": "the pool's name in etcd (default: default)",
+    "advertise": "HOST:PORT that others reach this replica by (default: --listen)",
+    "etcd_ca": "who signs etcd's certificate, a PEM file",
+    "etcd_cert": "the certificate to show to etcd, a PEM file",
+    "etcd_key": "that certificate's key, a PEM file",
 }
 _NUMBERS = {
     "heartbeat_ms": "how often nodes say that they are there (default: 1000)",
     "deadline_ms": "after how long without a heartbeat a node is silent (default: 5000)",
     "lost_after_ms": "after how long its share goes to the others (default: 60000)",
+}
+_SECONDS = {
+    "lease_s": "after how long a leader that died is replaced (default: 3)",
 }
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -38,7 +47,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         help="serve the control plane until SIGTERM",
         epilog="With --json, one line with the address when it serves, and JSON logs.",
     )
-    for group, kind in ((_TEXTS, "TEXT"), (_NUMBERS, "MS")):
+    for group, kind in ((_TEXTS, "TEXT"), (_NUMBERS, "MS"), (_SECONDS, "S")):
         for name, text in group.items():
             serve.add_argument(f"--{name.replace('_', '-')}", metavar=kind, help=text)
     serve.add_argument(
@@ -52,7 +61,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace, output: Output) -> None:
-    names = (*_TEXTS, *_NUMBERS, "insecure")
+    names = (*_TEXTS, *_NUMBERS, *_SECONDS, "insecure")
     given = {name: getattr(args, name) for name in names}
     settings = load_settings({"control": given}, config=args.config).control
     log_to_stderr(args.log_level, as_json=output.as_json)
@@ -67,9 +76,12 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
 
 
 def _say_ready(output: Output, settings: ControlSettings, address: str) -> None:
+    where = settings.state
+    if settings.etcd:
+        where = f"etcd at {','.join(settings.etcd)}, /memkv/{settings.pool}"
     output.answer(
-        {"address": address, "state": settings.state},
-        [f"The control plane serves on {address}; its memory is in {settings.state}."],
+        {"address": address, "state": where},
+        [f"The control plane serves on {address}; its memory is in {where}."],
     )
     if settings.insecure and settings.tls_cert is None:
         logging.getLogger(__name__).warning(

@@ -37,7 +37,8 @@ _NUMBERS = {
     "index_flush_ms": "how long index records may wait for the device",
 }
 _AGENTS = {
-    "control": "HOST:PORT of a control plane to register with; an agent then keeps memkvd running",
+    "control": "HOST:PORT of a control plane to register with, or HOST:PORT,… of its replicas; an "
+    "agent then keeps memkvd running",
     "agent_dir": "the folder of the agent's files and memkvd's log (default: memkv-node)",
     "failure_domain": "what fails together with this node, say a rack",
     "move_rate": "bytes a second of blocks that move to other nodes (default: 512MiB)",
@@ -82,7 +83,7 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
             "--capacity), set MEMKV_NODE_DEVICE, or write `node: {device: …}` into the "
             "configuration file"
         )
-    if settings.control is not None:
+    if settings.control:
         _serve_under_control(settings, output)
         return
     binary = memkvd_path()

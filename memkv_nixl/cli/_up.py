@@ -2,7 +2,8 @@
 
 When a node ends on its own, the others are stopped and the command ends with exit code 1 and the
 node's last words: restarting is the work of systemd or Kubernetes, which see the exit code, and a
-node that dies again and again is not hidden.
+node that dies again and again is not hidden. A control process or etcd that ends is said, and the
+rest goes on: that is what there are several for, and nodes need none of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from memkv_nixl._errors import ConfigError, UnreachableError
 from memkv_nixl._signals import end_signals, interrupted_by_signals, wake_on_signals
 from memkv_nixl.cli._output import Output
-from memkv_nixl.store import Cluster
+from memkv_nixl.store import Cluster, LocalPool
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -35,12 +36,21 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--buffered", action="store_true", help="do without O_DIRECT where the folder has none"
     )
+    up.add_argument(
+        "--control-replicas",
+        type=int,
+        metavar="N",
+        help="also a control plane of so many processes, with an etcd when there are several",
+    )
     up.set_defaults(run=_up)
 
 
 def _up(args: argparse.Namespace, output: Output) -> None:
     if args.config:
         raise ConfigError("memkv up takes no --config: it makes its own nodes; see memkv up --help")
+    if args.control_replicas is not None:
+        _up_with_control(args, output)
+        return
     cluster = Cluster(
         args.count,
         folder=args.dir,
@@ -60,6 +70,59 @@ def _up(args: argparse.Namespace, output: Output) -> None:
             raise UnreachableError(str(ended))
         if not output.as_json:
             print("memkv: stopping", file=sys.stderr)
+
+
+def _up_with_control(args: argparse.Namespace, output: Output) -> None:
+    pool = LocalPool(
+        args.count,
+        args.control_replicas,
+        folder=args.dir,
+        capacity=args.capacity,
+        dram=args.dram,
+        buffered=args.buffered,
+    )
+    with interrupted_by_signals(), pool, wake_on_signals(*end_signals()) as wake:
+        for sentence in pool.moved:
+            print(f"memkv: {sentence}", file=sys.stderr)
+        output.answer(_pool_document(pool), _pool_human(pool, kept=args.dir is not None))
+        while (ended := pool.watch(wake)) is not None:
+            if ended.is_node:
+                raise UnreachableError(ended.sentence)
+            print(f"memkv: {ended.sentence}. The others go on", file=sys.stderr)
+        if not output.as_json:
+            print("memkv: stopping", file=sys.stderr)
+
+
+def _pool_document(pool: LocalPool) -> dict[str, Any]:
+    return {
+        "nodes": [process.address for process in pool.nodes],
+        "control": [process.address for process in pool.control],
+        "etcd": pool.etcd.address if pool.etcd is not None else None,
+        "folder": str(pool.folder),
+        "pids": [process.pid for process in pool.nodes],
+        "logs": [str(process.log) for process in pool.nodes],
+        "control_pids": [process.pid for process in pool.control],
+        "control_logs": [str(process.log) for process in pool.control],
+        "etcd_pid": pool.etcd.pid if pool.etcd is not None else None,
+    }
+
+
+def _pool_human(pool: LocalPool, *, kept: bool) -> list[str]:
+    nodes = ",".join(process.address for process in pool.nodes)
+    control = ",".join(process.address for process in pool.control)
+    fate = "kept there" if kept else "gone when this ends; --dir FOLDER keeps them"
+    memory = f"in etcd at {pool.etcd.address}" if pool.etcd is not None else "in that folder"
+    return [
+        f"{len(pool.nodes)} store nodes serve. Blocks and logs: {pool.folder} ({fate}).",
+        f"Their control plane: {len(pool.control)} processes, its memory {memory}.",
+        "",
+        f"    export MEMKV_NODES={nodes}",
+        f"    export MEMKV_CONTROL={control}",
+        "    memkv status",
+        "    memkv nodes list",
+        "",
+        "Ctrl-C stops them.",
+    ]
 
 
 def _document(cluster: Cluster) -> dict[str, Any]:

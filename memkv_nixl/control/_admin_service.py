@@ -47,6 +47,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             tenants=len(published.cluster.tenants),
             snapshot_ok=keeper.snapshot_ok,
             agents=self._placement.agents,
+            leads=keeper.leads,
+            leader=keeper.leader,
         )
 
     @stream

@@ -1,8 +1,8 @@
 """What all calls share: their deadline, and refusals as gRPC statuses with details.
 
 A refusal travels as a status whose details hold a google.rpc.ErrorInfo: `reason` is the word of
-`Reason`, `domain` is DOMAIN. Whatever else goes wrong inside is INTERNAL and in the log, and its
-text does not leave the process.
+`Reason`, `domain` is DOMAIN, and `metadata` names the `leader` where that is another replica.
+Whatever else goes wrong inside is INTERNAL and in the log, and its text does not leave the process.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ STATUS_OF = {
     Reason.KEYS_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.REVOKED_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.STATE_UNWRITABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.NOT_LEADER: grpc.StatusCode.UNAVAILABLE,
     Reason.STREAM_BROKEN: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.TOO_SLOW: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -95,7 +96,8 @@ def stream(
 
 async def refuse(context: _Context, refusal: RefusalError) -> NoReturn:
     """Ends the call with the status that stands for the refusal."""
-    info = error_details_pb2.ErrorInfo(reason=refusal.reason.name, domain=DOMAIN)
+    more = {"leader": refusal.leader} if refusal.leader else {}
+    info = error_details_pb2.ErrorInfo(reason=refusal.reason.name, domain=DOMAIN, metadata=more)
     detail = any_pb2.Any()
     detail.Pack(info)
     code = STATUS_OF[refusal.reason]

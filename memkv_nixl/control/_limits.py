@@ -31,6 +31,9 @@ EPOCH_FIRST = 2  # a node without a control plane says 1
 EPOCH_MAX = 2**32 - 1
 EPOCH_LEAP_MAX = 2**24  # what a node may know more than a control plane that lost its memory
 
+ETCD_PART_BYTES_MAX = 1 << 20  # of the state in one request; etcd takes 1.5 MiB
+ETCD_ANSWER_BYTES_MAX = 256 << 20  # the whole state, at its limits, is less
+
 MESSAGE_BYTES_MAX = 1 << 20  # of one request
 CALLS_AT_ONCE_MAX = 4096
 CALL_DEADLINE_S = 10.0  # of a call that names none

@@ -85,7 +85,9 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):
             _node_info(state, address, now, with_stats=request.with_stats)
             for address in sorted(state.cluster.members)
         ]
-        return pb.ListNodesResponse(nodes=nodes, epoch=self._keeper.published.epoch)
+        return pb.ListNodesResponse(
+            nodes=nodes, epoch=self._keeper.published.epoch, leader=self._keeper.leader
+        )
 
     @call
     async def DrainNode(self, request: pb.DrainNodeRequest) -> pb.DrainNodeResponse:
@@ -101,10 +103,14 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):
 
 
 class _AgentStream:
-    """One agent's stream: every message is answered, and a new map is sent unasked."""
+    """One agent's stream: every message is answered, and a new map is sent unasked.
+
+    It ends with the term: what is known of nodes is known to the leader only.
+    """
 
     def __init__(self, keeper: Keeper, requests: _Requests) -> None:
         self._keeper = keeper
+        self._term = keeper.term
         self._requests = requests
         self._address = ""
         self._agent = b""
@@ -115,9 +121,11 @@ class _AgentStream:
         known = self._keeper.published
         beat = asyncio.ensure_future(self._next())
         fresh = asyncio.ensure_future(self._keeper.next_map(known))
+        over = asyncio.ensure_future(self._term.wait())
         try:
             while True:
-                await asyncio.wait({beat, fresh}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({beat, fresh, over}, return_when=asyncio.FIRST_COMPLETED)
+                self._keeper.check_term(self._term)
                 if fresh.done():
                     known = fresh.result()
                     fresh = asyncio.ensure_future(self._keeper.next_map(known))
@@ -131,6 +139,7 @@ class _AgentStream:
         finally:
             beat.cancel()
             fresh.cancel()
+            over.cancel()
 
     async def _welcome(self) -> pb.RegisterNodeResponse:
         try:
@@ -158,6 +167,7 @@ class _AgentStream:
     def _beat(self, request: pb.RegisterNodeRequest) -> int:
         if request.WhichOneof("kind") != "heartbeat":
             raise RefusalError(Reason.STREAM_BROKEN, "behind the hello there are heartbeats only")
+        self._keeper.check_term(self._term)
         said = request.heartbeat
         held = (said.history, said.epoch)
         self._keeper.note(
@@ -167,6 +177,7 @@ class _AgentStream:
         return said.sequence
 
     def _answer(self, sequence: int) -> pb.RegisterNodeResponse:
+        self._keeper.check_term(self._term)
         published, timing = self._keeper.published, self._keeper.timing
         member = published.cluster.members.get(self._address)
         if member is None:
@@ -200,7 +211,7 @@ def _node_info(state: Membership, address: str, now: float, *, with_stats: bool)
         weight=member.weight,
         failure_domain=member.failure_domain,
         state=_STATES[state.node_state(now, address)],
-        silent_ms=max(0, int((now - heard.at) * 1000)),
+        silent_ms=max(0, int((now - heard.at) * 1000)) if state.hears else 0,
         epoch=heard.epoch,
         membership=member.membership,
         software=heard.software,

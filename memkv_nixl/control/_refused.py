@@ -33,13 +33,15 @@ class Reason(enum.Enum):
     KEYS_FULL = enum.auto()
     REVOKED_FULL = enum.auto()
     STATE_UNWRITABLE = enum.auto()
+    NOT_LEADER = enum.auto()
     STREAM_BROKEN = enum.auto()
     TOO_SLOW = enum.auto()
 
 
 class RefusalError(RefusedError):
-    """A call was refused and changed nothing."""
+    """A call was refused and changed nothing; `leader` is who would not refuse it, if known."""
 
-    def __init__(self, reason: Reason, sentence: str) -> None:
+    def __init__(self, reason: Reason, sentence: str, leader: str = "") -> None:
         super().__init__(sentence)
         self.reason = reason
+        self.leader = leader

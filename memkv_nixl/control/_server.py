@@ -4,10 +4,10 @@ stop."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -21,6 +21,7 @@ from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._limits import CALLS_AT_ONCE_MAX, MESSAGE_BYTES_MAX
 from memkv_nixl.control._placement_service import PlacementService
 from memkv_nixl.control._policy_services import NamespacesService, TenantsService
+from memkv_nixl.control._replica import Replica
 from memkv_nixl.control._snapshot import Snapshot
 from memkv_nixl.control._state import Timing
 from memkv_nixl.proto.memkv.v1 import (
@@ -37,6 +38,7 @@ from memkv_nixl.proto.memkv.v1 import (
 _log = logging.getLogger(__name__)
 _STOP_GRACE_S = 1.0
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
+_EVERYWHERE = ("0.0.0.0:", "[::]:")
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -58,21 +60,27 @@ class ControlServer:
     def __init__(self, settings: ControlSettings) -> None:
         self._listen = settings.listen
         self._credentials = _credentials(settings)
-        timing = Timing(
+        self._advertise = _advertised(settings)
+        self._timing = Timing(
             settings.heartbeat_ms / 1000, settings.deadline_ms / 1000, settings.lost_after_ms / 1000
         )
-        snapshot = Snapshot(Path(settings.state))
-        try:
-            self.keeper = Keeper(snapshot, timing)
-        except BaseException:
-            snapshot.close()
-            raise
+        self._memory = Replica(settings) if settings.etcd else Snapshot(Path(settings.state))
+        self._keeper: Keeper | None = None
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
+    @property
+    def keeper(self) -> Keeper:
+        """Who keeps the state, once it is started."""
+        assert self._keeper is not None, "start() first"
+        return self._keeper
+
     async def start(self) -> str:
         """Serves, and gives the address."""
-        await self.keeper.start()
+        if isinstance(self._memory, Replica):
+            await self._memory.open()
+        self._keeper = Keeper(self._memory, self._timing)
+        await self._keeper.start()
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX)
         placement = PlacementService(self.keeper)
         placement_pb2_grpc.add_PlacementServicer_to_server(placement, server)
@@ -86,14 +94,29 @@ class ControlServer:
         self._server = server
         for name in ("", *_SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._listen.rpartition(':')[0]}:{port}"
+        address = f"{self._listen.rpartition(':')[0]}:{port}"
+        if isinstance(self._memory, Replica):
+            self._memory.start(self._keeper, self._advertise or address)
+        return address
+
+    async def failed(self) -> None:
+        """Comes back, with the error, when something of it has ended; it should not."""
+        parts = [asyncio.ensure_future(self.keeper.failed())]
+        if isinstance(self._memory, Replica):
+            parts.append(asyncio.ensure_future(self._memory.failed()))
+        await _first_of(*parts)
 
     async def stop(self) -> None:
-        """Calls under way have a moment; the state is written."""
+        """Calls under way have a moment; the state is written, or another replica leads."""
+        if isinstance(self._memory, Replica):
+            await self._memory.resign()
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
             await self._server.stop(_STOP_GRACE_S)
-        await self.keeper.stop()
+        if self._keeper is not None:
+            await self._keeper.stop()
+        else:
+            await self._memory.release()
 
     def _bind(self, server: grpc.aio.Server) -> int:
         try:
@@ -115,21 +138,39 @@ async def serve(settings: ControlSettings, ready: Callable[[str], None]) -> None
         loop.add_signal_handler(number, asked.set)
     server = ControlServer(settings)
     try:
-        ready(await server.start())
-        ends = [
-            asyncio.ensure_future(asked.wait()),
-            asyncio.ensure_future(server.keeper.failed()),
-        ]
-        ended, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for task in others:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        for task in ended:
-            await task
+        stop = asyncio.ensure_future(asked.wait())
+        started = asyncio.ensure_future(server.start())  # it waits for etcd as long as it takes
+        await asyncio.wait({stop, started}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            ready(await started)
+            await _first_of(stop, asyncio.ensure_future(server.failed()))
+        else:
+            await _first_of(stop, started)
         _log.info("stops")
     finally:
         await server.stop()
+
+
+async def _first_of(*parts: asyncio.Future[Any]) -> None:
+    """Waits for one of them, whose error is raised, and ends the others."""
+    try:
+        ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for one in ended:
+            one.result()
+    finally:
+        for one in parts:
+            one.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+
+
+def _advertised(settings: ControlSettings) -> str | None:
+    """What others reach this replica by, where that is not what it listens on."""
+    if settings.etcd and settings.advertise is None and settings.listen.startswith(_EVERYWHERE):
+        raise ConfigError(
+            f"control.advertise: {settings.listen} says on no machine where this replica is found; "
+            "name the address with --advertise HOST:PORT"
+        )
+    return settings.advertise
 
 
 def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:

@@ -2,22 +2,23 @@
 
 `docs/formats/control-state.md` is the page. A change is answered and published when both copies
 hold it, so one damaged copy loses nothing that anybody was told; only when both are damaged the
-start is refused. Blocking: call it from a thread.
+start is refused. What is not a coroutine blocks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from memkv_nixl._errors import ConfigError, RefusedError
 from memkv_nixl.control._cluster import Cluster, from_document, to_document
+from memkv_nixl.control._memory import Loaded, UnwrittenError
 
 COPIES = ("control-a.state", "control-b.state")
 _LOCK = "control.lock"
@@ -27,14 +28,6 @@ _VERSION = b"1"
 
 class DamagedError(ValueError):
     """A copy that does not hold what was once written; the text says why."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What was found: nothing at a first start."""
-
-    cluster: Cluster | None
-    damage: tuple[str, ...] = ()  # sentences about copies that were of no use
 
 
 class Snapshot:
@@ -53,6 +46,21 @@ class Snapshot:
     def close(self) -> None:
         """Lets another control plane have the folder."""
         self._lock.close()
+
+    async def release(self) -> None:
+        """The same, for a keeper."""
+        self.close()
+
+    def leads(self) -> bool:
+        """Who has the folder is the only one."""
+        return True
+
+    def leader(self) -> str:
+        """There is no other."""
+        return ""
+
+    def check_leads(self) -> None:
+        """Nobody is refused."""
 
     def load(self) -> Loaded:
         """The latest state. Refuses to begin anew where there was one."""
@@ -76,6 +84,15 @@ class Snapshot:
                 "their drops are forgotten, so format the nodes' devices first"
             )
         return Loaded(max(found, key=lambda cluster: cluster.epoch), tuple(damage))
+
+    async def put(self, cluster: Cluster) -> None:
+        """Writes it in a thread. Raises UnwrittenError."""
+        try:
+            await asyncio.to_thread(self.write, cluster)
+        except OSError as error:
+            raise UnwrittenError(
+                f"{self.folder}: the state cannot be written: {error.strerror}; nothing was changed"
+            ) from error
 
     def write(self, cluster: Cluster) -> None:
         """Puts both copies in place, one after the other. Raises OSError."""

@@ -94,9 +94,10 @@ class Heard:
 class Membership:
     """The machine. Every call may raise RefusalError, and then nothing has changed."""
 
-    def __init__(self, cluster: Cluster, timing: Timing, now: float) -> None:
+    def __init__(self, cluster: Cluster, timing: Timing, now: float, *, hears: bool = True) -> None:
         self.cluster = cluster
         self.timing = timing
+        self.hears = hears  # of a replica that does not lead: nodes speak to another one
         self._heard = {address: Heard(now) for address in cluster.members}
         self._happened: list[Happened] = []
 
@@ -225,7 +226,7 @@ class Membership:
         member = self.cluster.members[address]
         if member.lost:
             return NodeState.LOST
-        if now - self._heard[address].at >= self.timing.deadline_s:
+        if self.hears and now - self._heard[address].at >= self.timing.deadline_s:
             return NodeState.SILENT
         return NodeState.DRAINING if member.draining else NodeState.SERVING
 

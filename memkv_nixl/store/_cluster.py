@@ -1,35 +1,28 @@
 """The embedded cluster: several memkvd on files of one folder, started, watched and stopped.
 
-The folder holds, per node i, `node<i>.dat` (its blocks) and `node<i>.log` (its log), and
-`cluster.json`, which remembers the addresses: a cluster started again in the same folder serves
-what it held, on the same ports where they are free.
+The folder (`_folder.py`) holds, per node i, `node<i>.dat` (its blocks) and `node<i>.log` (its log):
+a cluster started again in the same folder serves what it held, on the same ports where they are
+free.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import selectors
-import shutil
 import signal
 import socket
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._daemon import MemkvdProcess
-from memkv_nixl._errors import ConfigError, RefusedError, UsageError
+from memkv_nixl._errors import ConfigError, UsageError
 from memkv_nixl._sizes import parse_size
+from memkv_nixl.store._folder import LOOPBACK, ClusterFolder, is_free
 
 NODES_MAX = 64  # on one machine; a real pool has a daemon per machine
-_STATE = "cluster.json"
-_LOCK = "cluster.lock"
-_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -81,14 +74,12 @@ class Cluster:
         if not 1 <= count <= NODES_MAX:
             raise ConfigError(f"nodes: {count} is not between 1 and {NODES_MAX}")
         self._count = count
-        self._given = Path(folder).absolute() if folder is not None else None
+        self._claimed = ClusterFolder(folder)
         self._capacity = parse_size(capacity, "capacity")
         self._dram = parse_size(dram, "dram")
         self._buffered = buffered
         self._log_level = log_level
         self._die_with_parent = die_with_parent
-        self._folder: Path | None = None
-        self._lock: IO[str] | None = None
         self._moved: list[str] = []
         self._processes: list[MemkvdProcess] = []
         self._expected_down: set[int] = set()
@@ -108,9 +99,7 @@ class Cluster:
     @property
     def folder(self) -> Path:
         """Where its files are."""
-        if self._folder is None:
-            raise UsageError("the cluster is not started")
-        return self._folder
+        return self._claimed.path
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -129,16 +118,16 @@ class Cluster:
 
     def start(self) -> None:
         """Starts every node and waits until all serve; if one cannot, none is left running."""
-        if self._folder is not None:
+        if self._claimed.claimed:
             raise UsageError("the cluster is started already")
         try:
-            self._claim_folder()
+            self._claimed.claim()
             self._processes = [self._prepare(i) for i in range(self._count)]
             for process in self._processes:
                 process.launch()
             for process in self._processes:
                 process.wait_ready()
-            self._write_state()
+            self._claimed.remember("nodes", list(self.addresses))
         except BaseException:
             self.stop(kill=True)
             raise
@@ -164,12 +153,7 @@ class Cluster:
             self._forget()
 
     def _forget(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-        if self._folder is not None and self._given is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = None
+        self._claimed.release()
         self._processes = []
         self._expected_down = set()
 
@@ -221,46 +205,20 @@ class Cluster:
                 gone = self.ended()
             return gone
 
-    def _claim_folder(self) -> None:
-        """Makes the folder, and refuses one that another cluster works in."""
-        if self._given is None:
-            try:
-                self._folder = Path(tempfile.mkdtemp(prefix="memkv-"))
-            except OSError as error:
-                raise ConfigError(
-                    f"no temporary folder can be made: {error}; set TMPDIR"
-                ) from error
-            return
-        try:
-            self._given.mkdir(parents=True, exist_ok=True)
-            lock = (self._given / _LOCK).open("a")
-        except OSError as error:
-            raise ConfigError(f"{self._given}: cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise RefusedError(
-                f"{self._given}: another cluster is running in this folder; stop it, or name "
-                "another folder"
-            ) from None
-        self._lock = lock
-        self._folder = self._given
-
     def _prepare(self, index: int) -> MemkvdProcess:
-        former = self._former_addresses()
-        wanted = former[index] if index < len(former) else f"{_LOOPBACK}:0"
-        if not _is_free(wanted):
+        former = self._claimed.remembered("nodes")
+        wanted = former[index] if index < len(former) else f"{LOOPBACK}:0"
+        if not is_free(wanted):
             self._moved.append(
                 f"node {index}: {wanted} is taken by another program, so it gets another port; "
                 "blocks are placed by address, and those placed by the former one are misses"
             )
-            wanted = f"{_LOOPBACK}:0"
+            wanted = f"{LOOPBACK}:0"
         return self._process(index, wanted)
 
     def _process(self, index: int, listen: str) -> MemkvdProcess:
         settings = NodeSettings(
-            device=str(self._device(index)),
+            device=str(self._claimed.device(index)),
             capacity=self._capacity,
             dram=self._dram,
             listen=listen,
@@ -270,45 +228,13 @@ class Cluster:
         log = self.folder / f"node{index}.log"
         return MemkvdProcess(settings, log, die_with_parent=self._die_with_parent)
 
-    def _device(self, index: int) -> Path:
-        return self.folder / f"node{index}.dat"
-
     def _node(self, index: int) -> StoreNode:
         process = self._processes[index]
         return StoreNode(
             index,
             process.address,
-            self._device(index),
+            self._claimed.device(index),
             process.log,
             process.pid,
             process.running,
         )
-
-    def _former_addresses(self) -> list[str]:
-        try:
-            nodes = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))["nodes"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
-            return []
-        return nodes
-
-    def _write_state(self) -> None:
-        # Nodes beyond `count` keep their places for when the cluster is larger again.
-        nodes = [*self.addresses, *self._former_addresses()[self._count :]]
-        path = self.folder / _STATE
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"nodes": nodes}) + "\n", encoding="utf-8")
-        fresh.replace(path)
-
-
-def _is_free(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As memkvd does: connections of the former run in TIME_WAIT are no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except (OSError, ValueError, OverflowError):
-            return False
-    return True

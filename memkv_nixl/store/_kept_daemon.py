@@ -56,7 +56,7 @@ class KeptDaemon:
     def start(self) -> Running:
         """Goes on with the memkvd that runs, when it runs with these flags; else starts one."""
         self.forget()
-        former = self._former()
+        former = _former(self._folder)
         if former is not None:
             pid, record, ended = former
             if record.get("flags") == memkvd_flags(self._settings) and record.get("address"):
@@ -129,19 +129,29 @@ class KeptDaemon:
         fresh.write_text(json.dumps(record) + "\n", encoding="utf-8")
         fresh.replace(path)
 
-    def _former(self) -> tuple[int, dict[str, Any], int] | None:
-        """The process that the record names, when it is that one still."""
-        try:
-            record = json.loads((self._folder / "memkvd.json").read_text(encoding="utf-8"))
-            pid = int(record["pid"])
-            ended = os.pidfd_open(pid)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        # Looked at behind the pidfd: from now on the number cannot come to mean another process.
-        if _start_ticks(pid) == record.get("ticks") and _runs(pid):
-            return pid, record, ended
+
+def stop_left_behind(folder: Path) -> None:
+    """Stops the memkvd that an agent of this folder left behind, if there is one."""
+    former = _former(folder)
+    if former is not None:
+        pid, _, ended = former
+        _stop(pid, ended)
         os.close(ended)
+
+
+def _former(folder: Path) -> tuple[int, dict[str, Any], int] | None:
+    """The process that the folder's record names, when it is that one still."""
+    try:
+        record = json.loads((folder / "memkvd.json").read_text(encoding="utf-8"))
+        pid = int(record["pid"])
+        ended = os.pidfd_open(pid)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    # Looked at behind the pidfd: from now on the number cannot come to mean another process.
+    if _start_ticks(pid) == record.get("ticks") and _runs(pid):
+        return pid, record, ended
+    os.close(ended)
+    return None
 
 
 def _locked(path: Path) -> IO[str]:

@@ -18,16 +18,15 @@ import logging
 import random
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from memkv_nixl._config import NodeSettings
+from memkv_nixl._control_plane import Replicas, refusal_of
 from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
 from memkv_nixl._signals import end_signals
 from memkv_nixl._stat import parse_stats
@@ -38,10 +37,13 @@ from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _WEIGHT = 100  # memkvd's own default
 _STAT_TIMEOUT_MS = 1000
 _RETRY_S = (0.1, 5.0)  # the first pause, and the longest
 _MOVE_BEATS = 5  # heartbeats between two looks for blocks that many read
+_REFUSED_RETRY_S = 1.0  # the longest while replicas answer and none of them takes the node
+_HELLO_ANSWER_S = 3.0  # of a replica where there are others to ask
 _FOR_GOOD = ("NODE_REMOVED", "NODE_TAKEN_OVER", "INVALID")
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -57,7 +59,7 @@ class NodeAgent:
     """One node's agent. `run` it in an event loop."""
 
     def __init__(self, settings: NodeSettings) -> None:
-        if settings.control is None:
+        if not settings.control:
             raise ConfigError("node.control: name the control plane, HOST:PORT")
         if settings.listen.startswith(_EVERYWHERE) and settings.advertise is None:
             raise ConfigError(
@@ -66,7 +68,8 @@ class NodeAgent:
             )
         self._settings = settings
         self._credentials = _credentials(settings)
-        self._control = settings.control
+        self._replicas = Replicas(settings.control)
+        self._registered = False
         self._folder = Path(settings.agent_dir).absolute()
         self._map_file = self._folder / "map.frame"
         settings = dataclasses.replace(settings, map_file=str(self._map_file))
@@ -74,6 +77,8 @@ class NodeAgent:
         self._agent = secrets.token_bytes(16)
         self._membership = 0
         self._interval_s = 1.0
+        self._deadline_s = 5.0
+        self._beats = (0, 0)  # the last one that was sent, and that was answered
         self._map = self._stored_map()
         self._state = map_pb2.NODE_STATE_SERVING
         self._up = asyncio.Event()  # memkvd serves
@@ -147,29 +152,31 @@ class NodeAgent:
 
     async def _keep_registered(self) -> None:
         pause_s = _RETRY_S[0]
-        async with _channel(self._control, self._credentials) as channel:
-            stub = placement_pb2_grpc.PlacementStub(channel)
-            while True:
-                await self._up.wait()
-                before = self._membership
-                try:
-                    await self._one_stream(stub)
-                except grpc.aio.AioRpcError as error:
-                    self._judge(error)
-                except UnreachableError as error:
-                    _log.warning("%s; memkvd serves on, and this tries again", error)
-                if self._membership != before:
-                    pause_s = _RETRY_S[0]
+        while True:
+            await self._up.wait()
+            self._registered = False
+            reason = leader = ""
+            try:
+                async with _channel(self._replicas.current, self._credentials) as channel:
+                    await self._one_stream(placement_pb2_grpc.PlacementStub(channel))
+            except grpc.aio.AioRpcError as error:
+                reason, leader = self._judge(error)
+            except UnreachableError as error:
+                _log.warning("%s; memkvd serves on, and this tries again", error)
+            if self._registered:
+                pause_s = _RETRY_S[0]
+            if not self._replicas.turn(leader):
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-                pause_s = min(2 * pause_s, _RETRY_S[1])
+                pause_s = min(2 * pause_s, _REFUSED_RETRY_S if reason else _RETRY_S[1])
 
-    def _judge(self, error: grpc.aio.AioRpcError) -> None:
-        """Some refusals are for good; after all others it tries again."""
-        reason = _reason_of(error)
-        sentence = f"the control plane {self._control} says: {error.details()}"
+    def _judge(self, error: grpc.aio.AioRpcError) -> tuple[str, str]:
+        """Some refusals are for good; after all others, whose reason it gives, it tries again."""
+        reason, leader = refusal_of(error)
+        sentence = f"the control plane {self._replicas.current} says: {error.details()}"
         if reason in _FOR_GOOD:
             raise RefusedError(f"{sentence}. memkvd serves on, and nobody speaks for it", "denied")
         _log.warning("%s (%s); memkvd serves on, and this tries again", sentence, error.code().name)
+        return reason, leader
 
     async def _one_stream(self, stub: Any) -> None:
         """Registers, and beats until the stream ends."""
@@ -177,8 +184,12 @@ class NodeAgent:
         stream = stub.RegisterNode()
         try:
             await _say(stream, pb.RegisterNodeRequest(hello=hello))
-            self._hear(await _answer(stream))
-            _log.info("registered with %s", self._control)
+            self._beats = (0, 0)
+            patience_s = _HELLO_ANSWER_S if self._replicas.several else None
+            self._hear(await _within(patience_s, _answer(stream)))
+            self._registered = True
+            self._replicas.found()
+            _log.info("registered with %s", self._replicas.current)
             reader = asyncio.ensure_future(self._read_on(stream))
             try:
                 await self._beat_on(stream, reader)
@@ -206,11 +217,20 @@ class NodeAgent:
         )
 
     async def _beat_on(self, stream: Any, reader: asyncio.Future[None]) -> None:
-        sequence = 0
+        loop = asyncio.get_running_loop()
+        sequence, answered_at = 0, loop.time()
         while not reader.done():
+            if self._beats[0] == self._beats[1]:
+                answered_at = loop.time()
+            elif self._replicas.several and loop.time() - answered_at > self._deadline_s:
+                raise UnreachableError(
+                    f"the control plane {self._replicas.current} answered no heartbeat for "
+                    f"{self._deadline_s:g} s"
+                )
             stats = await self._numbers()
             if stats is not None:
                 sequence += 1
+                self._beats = (sequence, self._beats[1])
                 # What memkvd holds, not what it was handed: a map that it refused comes again.
                 held = min(stats.get("epoch", 0), self._map.epoch)
                 beat = pb.NodeHeartbeat(
@@ -240,6 +260,8 @@ class NodeAgent:
     def _hear(self, answer: pb.RegisterNodeResponse) -> None:
         self._membership = answer.membership
         self._interval_s = max(0.01, answer.heartbeat_interval_ms / 1000)
+        self._deadline_s = max(2 * self._interval_s, answer.deadline_ms / 1000)
+        self._beats = (self._beats[0], max(self._beats[1], answer.sequence))
         if answer.state != self._state:
             self._state = answer.state
             self._drained = False
@@ -349,6 +371,13 @@ async def _answer(stream: Any) -> pb.RegisterNodeResponse:
     return answer
 
 
+async def _within(seconds: float | None, answer: Awaitable[_T]) -> _T:
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except asyncio.TimeoutError:
+        raise UnreachableError(f"the control plane did not answer within {seconds} s") from None
+
+
 async def _readable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
@@ -357,15 +386,6 @@ async def _readable(descriptor: int) -> None:
         await readable.wait()
     finally:
         loop.remove_reader(descriptor)
-
-
-def _reason_of(error: grpc.aio.AioRpcError) -> str:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return str(info.reason)
-    return ""
 
 
 def _channel(control: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:

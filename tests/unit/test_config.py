@@ -40,7 +40,7 @@ def test_sections_are_merged_like_the_rest(tmp_path: Path) -> None:
     flags = {"control": {"listen": "c:3", "state": None}}
     settings = load_settings(flags, config=str(file), environment=env)
     assert (settings.control.listen, settings.control.state) == ("c:3", "/s")
-    assert settings.node.control == "b:2"
+    assert settings.node.control == ("b:2",)
 
 
 @pytest.mark.parametrize(

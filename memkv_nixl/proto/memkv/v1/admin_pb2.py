@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14memkv/v1/admin.proto\x12\x08memkv.v1\"\x0f\n\rStatusRequest\"\xdd\x01\n\x0eStatusResponse\x12\x10\n\x08software\x18\x01 \x01(\t\x12\x11\n\tuptime_ms\x18\x02 \x01(\x04\x12\x0f\n\x07history\x18\x03 \x01(\x06\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\"\n\x05nodes\x18\x05 \x03(\x0b\x32\x13.memkv.v1.NodeCount\x12\x18\n\x10\x65poch_everywhere\x18\x06 \x01(\r\x12\x12\n\nnamespaces\x18\x07 \x01(\r\x12\x0f\n\x07tenants\x18\x08 \x01(\r\x12\x13\n\x0bsnapshot_ok\x18\t \x01(\x08\x12\x0e\n\x06\x61gents\x18\n \x01(\r\")\n\tNodeCount\x12\r\n\x05state\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"3\n\x12WatchEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"t\n\x13WatchEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r2\x92\x01\n\x05\x41\x64min\x12;\n\x06Status\x12\x17.memkv.v1.StatusRequest\x1a\x18.memkv.v1.StatusResponse\x12L\n\x0bWatchEvents\x12\x1c.memkv.v1.WatchEventsRequest\x1a\x1d.memkv.v1.WatchEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14memkv/v1/admin.proto\x12\x08memkv.v1\"\x0f\n\rStatusRequest\"\xfc\x01\n\x0eStatusResponse\x12\x10\n\x08software\x18\x01 \x01(\t\x12\x11\n\tuptime_ms\x18\x02 \x01(\x04\x12\x0f\n\x07history\x18\x03 \x01(\x06\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\"\n\x05nodes\x18\x05 \x03(\x0b\x32\x13.memkv.v1.NodeCount\x12\x18\n\x10\x65poch_everywhere\x18\x06 \x01(\r\x12\x12\n\nnamespaces\x18\x07 \x01(\r\x12\x0f\n\x07tenants\x18\x08 \x01(\r\x12\x13\n\x0bsnapshot_ok\x18\t \x01(\x08\x12\x0e\n\x06\x61gents\x18\n \x01(\r\x12\r\n\x05leads\x18\x0b \x01(\x08\x12\x0e\n\x06leader\x18\x0c \x01(\t\")\n\tNodeCount\x12\r\n\x05state\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"3\n\x12WatchEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"t\n\x13WatchEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r2\x92\x01\n\x05\x41\x64min\x12;\n\x06Status\x12\x17.memkv.v1.StatusRequest\x1a\x18.memkv.v1.StatusResponse\x12L\n\x0bWatchEvents\x12\x1c.memkv.v1.WatchEventsRequest\x1a\x1d.memkv.v1.WatchEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=34
   _globals['_STATUSREQUEST']._serialized_end=49
   _globals['_STATUSRESPONSE']._serialized_start=52
-  _globals['_STATUSRESPONSE']._serialized_end=273
-  _globals['_NODECOUNT']._serialized_start=275
-  _globals['_NODECOUNT']._serialized_end=316
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=318
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=369
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=371
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=487
-  _globals['_ADMIN']._serialized_start=490
-  _globals['_ADMIN']._serialized_end=636
+  _globals['_STATUSRESPONSE']._serialized_end=304
+  _globals['_NODECOUNT']._serialized_start=306
+  _globals['_NODECOUNT']._serialized_end=347
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=349
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=400
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=402
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=518
+  _globals['_ADMIN']._serialized_start=521
+  _globals['_ADMIN']._serialized_end=667
 # @@protoc_insertion_point(module_scope)

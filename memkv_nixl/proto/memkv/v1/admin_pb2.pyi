@@ -51,6 +51,8 @@ class StatusResponse(_message.Message):
     TENANTS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_OK_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
+    LEADS_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
     software: _builtins.str
     """Its name and version."""
     uptime_ms: _builtins.int
@@ -66,9 +68,13 @@ class StatusResponse(_message.Message):
     tenants: _builtins.int
     """Tenants that were created."""
     snapshot_ok: _builtins.bool
-    """Whether the last change could be written to the snapshot."""
+    """Whether the last change could be written to the snapshot, or to etcd."""
     agents: _builtins.int
     """Streams of node agents that are open."""
+    leads: _builtins.bool
+    """Whether this replica changes the state; always, without etcd."""
+    leader: _builtins.str
+    """Where the replica is that does, when this one does not and knows it."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCount]:
         """How many nodes are in each state."""
@@ -86,10 +92,12 @@ class StatusResponse(_message.Message):
         tenants: _builtins.int = ...,
         snapshot_ok: _builtins.bool = ...,
         agents: _builtins.int = ...,
+        leads: _builtins.bool = ...,
+        leader: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "epoch", b"epoch", "epoch_everywhere", b"epoch_everywhere", "history", b"history", "namespaces", b"namespaces", "nodes", b"nodes", "snapshot_ok", b"snapshot_ok", "software", b"software", "tenants", b"tenants", "uptime_ms", b"uptime_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "epoch", b"epoch", "epoch_everywhere", b"epoch_everywhere", "history", b"history", "leader", b"leader", "leads", b"leads", "namespaces", b"namespaces", "nodes", b"nodes", "snapshot_ok", b"snapshot_ok", "software", b"software", "tenants", b"tenants", "uptime_ms", b"uptime_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

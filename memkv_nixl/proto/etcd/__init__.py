@@ -1,0 +1,1 @@
+"""Made by `./dev protos`; rpc.proto is what is written by hand."""
