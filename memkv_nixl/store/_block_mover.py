@@ -1,10 +1,10 @@
 """Moves blocks of one memkvd to other nodes: second copies of what many read, and drains.
 
-    LIST ──▶ which blocks ──▶ GET here ──▶ PUT there, held ──▶ MARK here ──▶ COMMIT there
+    LIST ──▶ MATCH there ──▶ GET here ──▶ PUT there, held ──▶ MARK here ──▶ COMMIT there
 
 Nothing that was dropped comes back by it: a copy becomes visible only when its source, asked after
-every byte had arrived, still had that very block; and whoever drops a block drops it at the source
-first (docs/formats/wire.md, section 6). What fails is tried again by the next pass: all that is
+every byte had arrived, still had that very block; and whoever drops a block drops it everywhere, and
+then once more (docs/formats/wire.md, section 6). What fails is tried again by the next pass: all that is
 remembered are the marks, and those are memkvd's.
 
 Blocking; runs in a thread of the agent's.
@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,50 +74,47 @@ class BlockMover:
         self._own = self._client(address)
         self._others: dict[str, Client] = {}
         self._debt_until = 0.0  # when what was moved is paid by the rate
+        self._still: Callable[[], bool] = lambda: True
 
     def close(self) -> None:
         """Lets go of every node."""
         for client in (self._own, *self._others.values()):
             client.close()
 
-    def copy_hot(self, map_: map_pb2.ClusterMap) -> None:
+    def copy_hot(self, map_: map_pb2.ClusterMap, still: Callable[[], bool]) -> None:
         """One pass: what many read lies on its second place, too, or on its first when that is not
-        here any more."""
+        here any more. It ends when `still` says that the map or the node's state is another."""
         targets = _Targets(map_, self._address)
+        self._still = still
+        begun = self.moved.bytes
         if targets.alone:
             return
-        begun = self.moved.bytes
         for page in self._pages(reads_min=HOT_READS):
-            wanted: dict[str, list[Block]] = defaultdict(list)
-            for block in page:
-                target = targets.of_copy(block.group)
-                if target is not None:
-                    wanted[target].append(block)
-            for target, blocks in wanted.items():
-                self._move(target, self._missing(target, blocks), COPIED)
-            if self._stop.is_set() or self.moved.bytes - begun > _PASS_BYTES:
+            for target, blocks in _by_target(page, targets.of_copy):
+                self._move(target, self._missing(target, blocks, COPIED), COPIED)
+            if not self._goes_on() or self.moved.bytes - begun > _PASS_BYTES:
                 return
 
-    def drain(self, map_: map_pb2.ClusterMap) -> bool:
-        """One pass over all blocks, the hot ones first; True when nothing was left to move."""
+    def drain(self, map_: map_pb2.ClusterMap, still: Callable[[], bool]) -> bool:
+        """One pass over all blocks, the hot ones first; True when nothing was left to move. It ends
+        when `still` says that the map or the node's state is another."""
         targets = _Targets(map_, self._address)
+        self._still = still
         if targets.alone:
             return False
-        mark = 2 + map_.epoch % 254  # what an earlier drain moved may be gone from there
+        mark = 2 + map_.epoch % 254  # by another map blocks belong elsewhere
         found = 0
         for reads_min in _DRAIN_READS:
             for page in self._pages(reads_min=reads_min, mark_not=mark):
-                wanted: dict[str, list[Block]] = defaultdict(list)
-                for block in page:
-                    target = targets.of(block.group)
-                    if target is not None:
-                        wanted[target].append(block)
-                        found += 1
-                for target, blocks in wanted.items():
-                    self._move(target, blocks, mark)
-                if self._stop.is_set():
+                for target, blocks in _by_target(page, targets.of):
+                    found += len(blocks)
+                    self._move(target, self._missing(target, blocks, mark), mark)
+                if not self._goes_on():
                     return False
         return found == 0
+
+    def _goes_on(self) -> bool:
+        return not self._stop.is_set() and self._still()
 
     # ---- which
 
@@ -137,8 +134,8 @@ class BlockMover:
             if cursor == 0:
                 return
 
-    def _missing(self, target: str, blocks: list[Block]) -> list[Block]:
-        """Those that are not there; the marks of the others are set, or stay."""
+    def _missing(self, target: str, blocks: list[Block], mark: int) -> list[Block]:
+        """Those that are not there; the others get the mark."""
         missing = []
         for (namespace, generation), some in _by_space(blocks):
             request = self._other(target).match(
@@ -150,17 +147,17 @@ class BlockMover:
                 there = CODES[code] == "ok" and where != 0 and length == block.length
                 if not there:
                     missing.append(block)
-                elif block.mark != COPIED:
-                    self._mark(block, COPIED)
+                elif block.mark != mark:
+                    self._mark(block, mark)
         return missing
 
     # ---- moving
 
     def _move(self, target: str, blocks: Sequence[Block], mark: int) -> None:
         for batch in _batches(blocks):
-            if self._stop.is_set():
-                return
             self._pay(sum(block.length for block in batch))
+            if not self._goes_on():
+                return
             self._move_batch(target, batch, mark)
 
     def _move_batch(self, target: str, batch: Sequence[Block], mark: int) -> None:
@@ -168,24 +165,29 @@ class BlockMover:
         for _, request in puts:
             request.wait_held(_TIMEOUT_MS)
         for block, request in puts:
-            self._commit(block, request, mark)
+            self._commit(block, request)
         for block, request in puts:
             _wait(request)
-            code = CODES[request.codes()[0]]
-            if code in _THERE:
-                self.moved.blocks += 1
-                self.moved.bytes += block.length
-            elif code not in _NEVER or mark == COPIED:
-                self.moved.failed += 1
-                self._mark(block, 0)
+            self._count(block, CODES[request.codes()[0]], mark)
         self.moved.failed += len(batch) - len(puts)
 
-    def _commit(self, block: Block, request: Request, mark: int) -> None:
-        """Lets a held block become visible there, if it is still here."""
-        if self._mark(block, mark):
+    def _commit(self, block: Block, request: Request) -> None:
+        """Lets a held block become visible there, if it is still here and still belongs there. The
+        mark stays what it was: it is the question that counts."""
+        if self._mark(block, block.mark) and self._goes_on():
             request.release()
         else:
             request.cancel()
+
+    def _count(self, block: Block, code: str, mark: int) -> None:
+        """What became of a put; the block gets its mark when it is there, or never will be."""
+        if code in _THERE:
+            self.moved.blocks += 1
+            self.moved.bytes += block.length
+        else:
+            self.moved.failed += 1
+        if code in _THERE or (code in _NEVER and mark != COPIED):
+            self._mark(block, mark)
 
     def _read(self, batch: Sequence[Block]) -> list[tuple[Block, bytearray]]:
         """Those that are still here, with their bytes."""
@@ -279,6 +281,18 @@ class _Targets:
         if index is None or self._addresses[index] == self._own:
             return None
         return self._addresses[index]
+
+
+def _by_target(
+    blocks: Sequence[Block], target_of: Callable[[tuple[int, int]], str | None]
+) -> list[tuple[str, list[Block]]]:
+    """Those that belong to another node, by it."""
+    wanted: dict[str, list[Block]] = defaultdict(list)
+    for block in blocks:
+        target = target_of(block.group)
+        if target is not None:
+            wanted[target].append(block)
+    return list(wanted.items())
 
 
 def _by_space(blocks: Sequence[Block]) -> Iterator[tuple[tuple[bytes, int], list[Block]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memkv_nixl._native import crc32c, node_id_of
+from memkv_nixl.proto.memkv.v1.map_pb2 import NODE_STATE_DRAINING
 
 if TYPE_CHECKING:
     from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap
@@ -27,6 +28,8 @@ def map_frame(map_: ClusterMap) -> bytes:
     for node in map_.nodes:
         address = node.address.encode()
         domain = node_id_of(node.failure_domain) if node.failure_domain else 0
-        body += struct.pack("<QIQH", node.node_id, node.weight, domain, len(address)) + address
+        draining = node.state == NODE_STATE_DRAINING
+        body += struct.pack("<QIQBH", node.node_id, node.weight, domain, draining, len(address))
+        body += address
     head = struct.pack("<4sB3xQIII", _MAGIC, _MAP_REPLY, _REQUEST, len(body), 0, crc32c(body))
     return head + struct.pack("<I", crc32c(head)) + body

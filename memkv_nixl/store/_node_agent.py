@@ -61,6 +61,8 @@ class NodeAgent:
     def __init__(self, settings: NodeSettings) -> None:
         if not settings.control:
             raise ConfigError("node.control: name the control plane, HOST:PORT")
+        if settings.move_rate < 1:
+            raise ConfigError("node.move_rate: blocks move at one byte a second at least")
         if settings.listen.startswith(_EVERYWHERE) and settings.advertise is None:
             raise ConfigError(
                 f"node.advertise: {settings.listen} says on no machine where clients find this "
@@ -290,6 +292,9 @@ class NodeAgent:
                 await self._move_once(draining)
             except MemKVError as error:
                 _log.warning("blocks wait to be moved: %s", error)
+            except Exception:
+                # Whatever is wrong there, the node keeps its heartbeat.
+                _log.exception("blocks wait to be moved")
             beats = 1 if draining and not self._drained else _MOVE_BEATS
             await asyncio.sleep(beats * self._interval_s)
 
@@ -301,10 +306,16 @@ class NodeAgent:
         if self._mover is None:
             address = self._settings.advertise or self._stat.address
             self._mover = BlockMover(address, self._settings.move_rate, self._moving)
+        state = self._state
+
+        def still() -> bool:
+            return self._map is map_ and self._state == state
+
         if not draining:
-            await asyncio.to_thread(self._mover.copy_hot, map_)
+            await asyncio.to_thread(self._mover.copy_hot, map_, still)
         elif not self._drained:
-            self._drained = await asyncio.to_thread(self._mover.drain, map_)
+            drained = await asyncio.to_thread(self._mover.drain, map_, still)
+            self._drained = drained and still()
             if self._drained:
                 _log.info("drained: every block lies on another node; this one can be removed")
 

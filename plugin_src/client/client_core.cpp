@@ -109,13 +109,17 @@ void ClientCore::place_items(Operation& operation) {
     }
     item.traits.group = placed.group;
     if (placed.place) {
-      if (operation.kind == Operation::Kind::drop) plan_drop(item, *placed.place);
-      if (operation.reads()) plan_read(item, *placed.place);
-      send_to(item,
-              item.planned > 0 ? ClientMap::Place{item.plan[0], placed.place->map} : *placed.place);
+      item.map = placed.place->map;
+      item.node = placed.place->node;
+      if (operation.kind == Operation::Kind::drop) item.plan = places_of_drop(placed.group);
     } else {
       operation.settle(i, Code::unreachable);  // a map without a node that takes blocks
     }
+  }
+  if (operation.reads()) plan_reads(operation);
+  for (Operation::Item& item : operation.items) {
+    if (item.over) continue;
+    send_to(item, {.node = item.plan.empty() ? item.node : item.plan[0], .map = item.map});
   }
 }
 
@@ -162,7 +166,10 @@ void ClientCore::end_early(const std::shared_ptr<Operation>& operation, Code cod
   if (operation->ending || (operation->open == 0 && !waits)) return;
   operation->ending = true;
   operation->ending_code = code;
-  if (waits) return finish(operation);
+  if (waits) {
+    doubt(*operation, code);
+    return finish(operation);
+  }
   if (std::erase(unplaced_, operation) > 0) {
     operation->settle_all(code);
     finish(operation);

@@ -3,9 +3,9 @@
 //
 // A block that is not where the map in force has it is asked for where former maps had it, so that
 // growing does not cost hits. A group that is known to lie on two nodes is read from the one that
-// answers sooner, and from the other when that fails. A drop goes to all places, the former first
-// and the second place last: a block moves in this order, so that none escapes it on its way; and
-// once more when a node meanwhile says that there is a newer map. Requests wait for the first node
+// answers sooner, and from the other when that fails. A drop goes to all places, one after another,
+// and then to all of them once more, so that no block that moves meanwhile escapes it
+// (docs/formats/wire.md, section 6); and begins again when a node says that there is a newer map. Requests wait for the first node
 // that says which map it holds, or until all have failed.
 //
 // Thread: the mind, but for stats() and health(). Everything it does follows from its world, so
@@ -75,10 +75,11 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   void submit_older();
   [[nodiscard]] std::optional<ClientMap::Place> next_place(const Operation& operation,
                                                            std::size_t index, Code code);
-  void plan_read(Operation::Item& item, const ClientMap::Place& first);
-  void plan_drop(Operation::Item& item, const ClientMap::Place& first);
+  void plan_reads(Operation& operation);
+  [[nodiscard]] std::vector<std::uint32_t> places_of_drop(const Fingerprint& group) const;
   void count_answer(const Operation& operation, std::size_t index, Code code);
   [[nodiscard]] bool drop_again(const std::shared_ptr<Operation>& operation);
+  static void doubt(Operation& operation, Code code);
   void end_waiting_drops();
 
   void place_and_submit(const std::shared_ptr<Operation>& operation);

@@ -24,6 +24,7 @@ struct Record {
   std::string address;
   std::uint32_t weight = 0;
   std::uint64_t domain = 0;
+  bool draining = false;
 };
 
 Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
@@ -38,7 +39,8 @@ Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
       return fail(Code::protocol, "a map in which " + address + " stands twice");
     }
     records.push_back(
-        {.address = std::move(address), .weight = node->weight, .domain = node->domain});
+        {.address = std::move(address), .weight = node->weight, .domain = node->domain,
+                       .draining = node->draining == 1});
   }
   return records;
 }
@@ -75,11 +77,13 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
   const auto records = checked_records(*reply);
   if (!records) return fail(records.error());
   Map map{.number = maps_.front().number + 1, .nodes = {}};
+  draining_.clear();
   for (const Record& record : *records) {
     const std::size_t index = index_of(record.address);
     map.nodes.resize(nodes_.size());
     map.nodes[index] = {
         .id = node_id_of(record.address), .weight = record.weight, .domain = record.domain};
+    if (record.draining) draining_.push_back(static_cast<std::uint32_t>(index));
   }
   epoch_ = epoch;
   // All are drained, or nobody sees them: the former places are as good as any.
@@ -120,6 +124,25 @@ std::optional<ClientMap::Place> ClientMap::older_place(const Fingerprint& group,
     return Place{.node = static_cast<std::uint32_t>(*node), .map = old.number};
   }
   return std::nullopt;
+}
+
+std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
+                                                  std::uint64_t now_ns) const {
+  std::vector<std::uint32_t> places;
+  const auto add = [&places](std::size_t node) {
+    const auto index = static_cast<std::uint32_t>(node);
+    if (std::ranges::find(places, index) == places.end()) places.push_back(index);
+  };
+  const bool published = epoch_ > kStaticEpoch;
+  for (const Map& map : maps_) {
+    const bool old = &map != &maps_.front();
+    if (old && now_ns - map.replaced_ns >= kOldMapMs * kNsPerMs) break;
+    if (const auto first = memkv::place(group, map.nodes)) add(*first);
+    const auto copy = published ? place_copy(group, map.nodes) : std::nullopt;
+    if (copy) add(*copy);
+  }
+  for (const std::uint32_t node : draining_) add(node);
+  return places;
 }
 
 bool ClientMap::named(std::size_t node) const {

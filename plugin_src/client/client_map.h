@@ -53,6 +53,11 @@ class ClientMap {
                                                  std::span<const std::uint32_t> asked,
                                                  std::uint64_t now_ns) const;
 
+  // Every node that may have a block of the group, each once: the first and second places by all
+  // maps that are kept, and the nodes that drain. Without a published map the one place.
+  [[nodiscard]] std::vector<std::uint32_t> every_place(const Fingerprint& group,
+                                                       std::uint64_t now_ns) const;
+
   // Whether the map in force names the node, or an old one has blocks on it.
   [[nodiscard]] bool named(std::size_t node) const;
   // Lets old maps go; the indices of nodes that nothing names any more.
@@ -70,7 +75,8 @@ class ClientMap {
 
   std::uint32_t epoch_ = 0;
   std::vector<Node> nodes_;
-  std::deque<Map> maps_;  // the newest first
+  std::deque<Map> maps_;                 // the newest first
+  std::vector<std::uint32_t> draining_;  // nodes, by the map in force
 };
 
 }  // namespace memkv

@@ -57,8 +57,9 @@ double Copies::wait_ns(std::size_t node, std::uint64_t bytes) const {
   return each * static_cast<double>(here.bytes + bytes + kAnswerBytes);
 }
 
-std::size_t Copies::sooner(std::size_t first, std::size_t second, std::uint64_t bytes) const {
-  return wait_ns(second, bytes) < wait_ns(first, bytes) ? second : first;
+std::size_t Copies::sooner(std::size_t first, std::uint64_t first_bytes, std::size_t second,
+                           std::uint64_t second_bytes) const {
+  return wait_ns(second, second_bytes) < wait_ns(first, first_bytes) ? second : first;
 }
 
 }  // namespace memkv

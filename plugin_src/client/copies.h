@@ -30,14 +30,15 @@ class Copies {
   std::uint64_t wanted(std::size_t node, std::uint64_t bytes);
   // Bytes that are not wanted any more.
   void over(std::size_t node, std::uint64_t bytes);
-  // They came, after so long, when `queued` were wanted of the node.
+  // They came, or nobody waits for them any more, after so long, when `queued` were wanted of the
+  // node.
   void came(std::size_t node, std::uint64_t queued, std::uint64_t took_ns);
   // The node was forgotten: another one will have its index.
   void forget(std::size_t node);
-  // Which of the two would answer sooner, when `bytes` more are wanted of it; the first when they
-  // are alike.
-  [[nodiscard]] std::size_t sooner(std::size_t first, std::size_t second,
-                                   std::uint64_t bytes) const;
+  // Which of the two would answer sooner, when so many bytes more are wanted of it; the first when
+  // they are alike.
+  [[nodiscard]] std::size_t sooner(std::size_t first, std::uint64_t first_bytes,
+                                   std::size_t second, std::uint64_t second_bytes) const;
 
  private:
   static constexpr std::size_t kGroups = 4096;

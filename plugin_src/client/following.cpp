@@ -20,7 +20,10 @@ void ClientCore::orient() {
 }
 
 void ClientCore::epoch_seen(std::size_t node, std::uint32_t epoch) {
-  newest_epoch_ = std::max(newest_epoch_, epoch);
+  // A map further ahead is none that anybody would follow.
+  if (epoch <= std::uint64_t{map_.epoch()} + kEpochLeapMax) {
+    newest_epoch_ = std::max(newest_epoch_, epoch);
+  }
   if (options_.follow && epoch > std::max(map_.epoch(), kStaticEpoch)) {
     ask_map(node);
   } else {
@@ -133,7 +136,7 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
                            Code code) {
   Operation::Item& item = operation->items[index];
   if (closing_ || operation->ending || !worth_asking_on(*operation, index, code)) return false;
-  if (item.times_asked == 0 || item.times_asked == kPlacesMax) return false;
+  if (item.times_asked == 0) return false;
   const auto place = next_place(*operation, index, code);
   if (!place) return false;
   item.first = told(*operation, index, code);
@@ -152,10 +155,12 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
 std::optional<ClientMap::Place> ClientCore::next_place(const Operation& operation,
                                                        std::size_t index, Code code) {
   const Operation::Item& item = operation.items[index];
-  if (item.times_asked < item.planned) {
+  if (item.times_asked < item.plan.size()) {
     return ClientMap::Place{.node = item.plan[item.times_asked], .map = item.map};
   }
-  if (operation.kind == Operation::Kind::drop) return std::nullopt;
+  if (operation.kind == Operation::Kind::drop || item.times_asked >= kPlacesMax) {
+    return std::nullopt;
+  }
   const auto asked = std::span(item.asked).first(item.times_asked);
   if (code == Code::unreachable && item.times_asked == 1) {
     const auto copy = map_.copy_place(item.traits.group);
@@ -165,38 +170,47 @@ std::optional<ClientMap::Place> ClientCore::next_place(const Operation& operatio
   return map_.older_place(item.traits.group, item.map, asked, world_.executor.clock().now_ns());
 }
 
-// Of a group that is known to lie on two nodes: the one that answers sooner, then the other.
-void ClientCore::plan_read(Operation::Item& item, const ClientMap::Place& first) {
-  if (!copies_.known(item.traits.group, world_.executor.clock().now_ns())) return;
-  const auto copy = map_.copy_place(item.traits.group);
-  if (!copy) return;
-  const std::size_t sooner = copies_.sooner(first.node, copy->node, item.target.size());
-  item.plan[0] = static_cast<std::uint32_t>(sooner);
-  item.plan[1] = sooner == first.node ? copy->node : first.node;
-  item.planned = 2;
-  if (sooner == first.node) return;
+// Of groups that are known to lie on two nodes: the one that answers sooner, then the other. All of
+// one group go the same way, for ranges of one block must come from one node.
+void ClientCore::plan_reads(Operation& operation) {
+  const std::uint64_t now = world_.executor.clock().now_ns();
+  struct Group {
+    std::uint64_t bytes = 0;
+    std::vector<std::uint32_t> plan;
+  };
+  std::map<Fingerprint, Group> groups;
+  for (const Operation::Item& item : operation.items) {
+    if (item.over || !copies_.known(item.traits.group, now)) continue;
+    groups[item.traits.group].bytes += item.target.size();
+  }
+  if (groups.empty()) return;
+  std::map<std::uint32_t, std::uint64_t> more;  // bytes that go to a node with this request
+  std::uint64_t asked_copy = 0;
+  for (auto& [print, group] : groups) {
+    const auto first = map_.place(print);
+    const auto copy = map_.copy_place(print);
+    if (!first || !copy) continue;
+    const bool swap = copies_.sooner(first->node, more[first->node] + group.bytes, copy->node,
+                                     more[copy->node] + group.bytes) == copy->node;
+    group.plan = swap ? std::vector{copy->node, first->node} : std::vector{first->node, copy->node};
+    more[group.plan[0]] += group.bytes;
+    asked_copy += swap ? 1 : 0;
+  }
+  for (Operation::Item& item : operation.items) {
+    if (item.over) continue;
+    const auto found = groups.find(item.traits.group);
+    if (found != groups.end()) item.plan = found->second.plan;
+  }
   const std::lock_guard lock(published_mutex_);
-  stats_.asked_copy += 1;
+  stats_.asked_copy += asked_copy;
 }
 
-void ClientCore::plan_drop(Operation::Item& item, const ClientMap::Place& first) {
-  const auto copy = map_.copy_place(item.traits.group);
-  std::array<std::uint32_t, 2> last{first.node, copy ? copy->node : first.node};
-  std::vector<std::uint32_t> seen(last.begin(), last.end());
-  std::vector<std::uint32_t> older;
-  const std::uint64_t now = world_.executor.clock().now_ns();
-  std::uint64_t map = first.map;
-  while (older.size() + last.size() < kPlacesMax) {
-    const auto place = map_.older_place(item.traits.group, map, seen, now);
-    if (!place) break;
-    seen.push_back(place->node);
-    older.push_back(place->node);
-    map = place->map;
-  }
-  item.planned = 0;
-  for (auto node = older.rbegin(); node != older.rend(); ++node) item.plan[item.planned++] = *node;
-  item.plan[item.planned++] = first.node;
-  if (copy) item.plan[item.planned++] = copy->node;
+std::vector<std::uint32_t> ClientCore::places_of_drop(const Fingerprint& group) const {
+  std::vector<std::uint32_t> places = map_.every_place(group, world_.executor.clock().now_ns());
+  const std::size_t once = places.size();
+  if (once < 2) return places;
+  for (std::size_t i = 0; i < once; ++i) places.push_back(places[i]);
+  return places;
 }
 
 // What an answer tells of the group's copies and of its node.
@@ -206,26 +220,31 @@ void ClientCore::count_answer(const Operation& operation, std::size_t index, Cod
   if (!operation.reads()) return;
   const std::uint64_t now = world_.executor.clock().now_ns();
   const bool found = code == Code::ok && !absent(operation, index);
-  if (found && item.queued > 0) copies_.came(item.node, item.queued, now - item.sent_ns);
-  if (!item.copied && item.planned == 0) return;
+  // Whoever lets us wait for nothing is at least so slow.
+  const bool waited = found || code == Code::timeout || code == Code::unreachable;
+  if (waited && item.queued > 0) copies_.came(item.node, item.queued, now - item.sent_ns);
+  if (!item.copied && item.plan.empty()) return;
   const auto first = map_.place(item.traits.group);
   if (first && first->node == item.node) {
     if (found) copies_.heard(item.traits.group, item.copied, now);
-  } else if (!found && item.planned > 0) {
+  } else if (!found && !item.plan.empty()) {
     copies_.heard(item.traits.group, false, now);
   }
 }
 
 // A drop that was answered by a node which holds a newer map may have missed where that has the
-// blocks. False: it is over.
+// blocks: it begins again when the map is here, and is in doubt when it does not come. False: it is
+// over.
 bool ClientCore::drop_again(const std::shared_ptr<Operation>& operation) {
-  if (operation->kind != Operation::Kind::drop || operation->ending || closing_) return false;
+  if (operation->kind != Operation::Kind::drop || operation->ending) return false;
   const std::uint32_t newest = options_.follow ? newest_epoch_ : 0;
-  if (newest <= std::max(operation->epoch, kStaticEpoch) || operation->times_begun == kDropsMax) {
+  if (newest <= std::max(operation->epoch, kStaticEpoch)) return false;
+  const bool here = map_.epoch() > operation->epoch;
+  if (closing_ || operation->times_begun == kDropsMax || (!here && !asking_map_)) {
+    doubt(*operation, closing_ ? Code::cancelled : Code::unreachable);
     return false;
   }
-  if (map_.epoch() <= operation->epoch) {
-    if (!asking_map_) return false;  // nobody gave it when it was asked for
+  if (!here) {
     waiting_drops_.push_back(operation);
     return true;
   }
@@ -243,6 +262,13 @@ bool ClientCore::drop_again(const std::shared_ptr<Operation>& operation) {
   }
   place_and_submit(operation);
   return true;
+}
+
+// What was answered may not be all there is to ask.
+void ClientCore::doubt(Operation& operation, Code code) {
+  for (std::size_t i = 0; i < operation.items.size(); ++i) {
+    if (operation.items[i].times_asked > 0) operation.codes[i] = code;
+  }
 }
 
 // The map came, or did not.

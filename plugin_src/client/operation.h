@@ -67,15 +67,14 @@ struct Operation {
     std::uint32_t node = 0;
     std::uint64_t map = 0;                          // by which it was placed there
     std::array<std::uint32_t, kPlacesMax> asked{};  // the nodes, first to last
-    std::uint8_t times_asked = 0;
+    std::size_t times_asked = 0;
     std::optional<Code> first;  // what was known before the last of them was asked
     bool over = false;
     bool at_gate = false;  // of a held put: with its node, and not committed
     bool copied = false;   // the node that answered said that the second place has it, too
     // Where to look before former maps: of a read of a group that has a second copy the other of
-    // the two, of a drop all places.
-    std::array<std::uint32_t, kPlacesMax> plan{};
-    std::uint8_t planned = 0;
+    // the two; of a drop all places, and all once more.
+    std::vector<std::uint32_t> plan;
     std::uint64_t sent_ns =
         0;  // to the node that is asked now, and how many bytes were wanted of it
     std::uint64_t queued = 0;

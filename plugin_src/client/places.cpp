@@ -1,5 +1,7 @@
 #include "client/places.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace memkv {
@@ -21,11 +23,13 @@ NodeHealth unknown_health(const std::string& address) {
 }
 
 void send_to(Operation::Item& item, const ClientMap::Place& place) {
-  MEMKV_CHECK(item.times_asked < item.asked.size(), "a block is looked for at few places");
+  const bool bounded = item.times_asked < std::max(item.asked.size(), item.plan.size());
+  MEMKV_CHECK(bounded, "a block is looked for at few places");
   item.node = place.node;
   item.map = place.map;
   item.queued = 0;
-  item.asked[item.times_asked++] = place.node;
+  if (item.times_asked < item.asked.size()) item.asked[item.times_asked] = place.node;
+  ++item.times_asked;
 }
 
 bool worth_asking_on(const Operation& operation, std::size_t index, Code code) {
@@ -33,7 +37,7 @@ bool worth_asking_on(const Operation& operation, std::size_t index, Code code) {
     case Kind::get:
       if (code == Code::not_found || code == Code::unreachable) return true;
       // The other copy may be whole, or near.
-      return operation.items[index].planned > 0 && code != Code::ok && code != Code::invalid &&
+      return !operation.items[index].plan.empty() && code != Code::ok && code != Code::invalid &&
              code != Code::timeout && code != Code::cancelled;
     case Kind::match:
       return code == Code::unreachable || (code == Code::ok && absent(operation, index));

@@ -9,6 +9,7 @@ namespace memkv::engine {
 namespace {
 
 constexpr std::size_t kCellsPerSlice = 4096;
+constexpr std::size_t kCellsPerList = 64 * kCellsPerSlice;
 constexpr std::size_t kHeadersInFlight = 4;
 
 }  // namespace
@@ -24,6 +25,7 @@ struct Lister::Walk {
   std::vector<Chosen> chosen;
   std::size_t next = 0;     // the first of them that was not looked at
   std::size_t reading = 0;  // headers
+  std::size_t cells = 0;    // that may have been looked at
 };
 
 void Lister::begin(const Wish& wish, Listed listed) {
@@ -43,11 +45,14 @@ void Lister::choose(const WalkPtr& walk) {
     if (wanted) walk->chosen.push_back({entry.fingerprint, entry.incarnation});
     return walk->chosen.size() < wish.count;
   });
-  const bool enough = walk->found.next == 0 || walk->chosen.size() >= wish.count;
+  walk->cells += kCellsPerSlice;
+  const bool enough = walk->found.next == 0 || walk->chosen.size() >= wish.count ||
+                      walk->cells >= kCellsPerList || shut_;
   core_.post([this, walk, enough] { enough ? name(walk) : choose(walk); });
 }
 
 void Lister::name(const WalkPtr& walk) {
+  if (shut_) walk->next = walk->chosen.size();
   while (walk->next < walk->chosen.size() && walk->reading < kHeadersInFlight) {
     const Walk::Chosen chosen = walk->chosen[walk->next++];
     const Entry* entry = core_.entry_of(chosen.print, chosen.incarnation);
@@ -67,7 +72,9 @@ void Lister::name(const WalkPtr& walk) {
                   }));
   }
   if (walk->next < walk->chosen.size() || walk->reading > 0 || !walk->listed) return;
-  std::exchange(walk->listed, nullptr)(std::move(walk->found));
+  auto listed = std::exchange(walk->listed, nullptr);
+  if (shut_) return listed(fail(Code::shutdown));
+  listed(std::move(walk->found));
 }
 
 void Lister::named(Walk& walk, const Fingerprint& print, const BlockMeta& meta) {

@@ -1,7 +1,7 @@
 // Lister: names blocks of the index, a slice of it a task. Contract: store.h, list().
 //
 // What is in DRAM is named from there, what is only on flash by its header, of which few are read
-// at a time: whoever lists has no hurry.
+// at a time: whoever lists has no hurry. One list looks at kCellsPerList cells of the index at most.
 //
 // Thread: the mind.
 #pragma once
@@ -21,6 +21,8 @@ class Lister {
   Lister(Core& core, Reader& reader) : core_(core), reader_(reader) {}  // both outlive this
 
   void begin(const Wish& wish, Listed listed);
+  // Lists under way end with shutdown, and no header is read any more.
+  void shut_down() { shut_ = true; }
 
  private:
   // One list under way; lives in the callbacks it waits for.
@@ -33,6 +35,7 @@ class Lister {
 
   Core& core_;
   Reader& reader_;
+  bool shut_ = false;
 };
 
 }  // namespace memkv::engine

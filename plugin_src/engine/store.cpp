@@ -231,6 +231,7 @@ void StoreImpl::close(std::move_only_function<void(Result<void>)> closed) {
     lost_before_close_ = lost();
     puts_.shut_down();
     gets_.shut_down();
+    lister_.shut_down();
   }
   core_.nudge();
 }

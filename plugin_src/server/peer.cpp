@@ -361,6 +361,7 @@ void Peer::drop(Status why) {
   if (why.code != Code::shutdown) log(LogLevel::warning, label() + " is dropped: " + why.message());
   refuse(0, why);
   scans_.forget_all();
+  lists_.forget_all();
   puts_.forget_waiting();
   gets_.forget_waiting();
   link->close(std::move(why), true);
@@ -375,6 +376,7 @@ void Peer::on_closed(const Status& why) {
   }
   phase_ = Phase::dropping;
   scans_.forget_all();
+  lists_.forget_all();
   puts_.forget_all();
   gets_.forget_all();
   server.counters.bytes_in_closed += link->bytes_in();

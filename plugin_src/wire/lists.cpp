@@ -100,9 +100,11 @@ void layout(Side& side, typename Side::template Of<MapNode>& node) {
   side.number(node.node);
   side.number(node.weight);
   side.number(node.domain);
+  side.number(node.draining);
   side.text(node.address);
 }
 Verdict rule(const MapNode& node) {
+  if (node.draining > 1) return {Code::protocol, "a flag that is neither 0 nor 1"};
   if (node.address.empty()) return {Code::protocol, "a node without an address"};
   if (node.address.size() > kAddressBytesMax) {
     return {Code::too_large, "an address of more than 256 bytes"};

@@ -12,7 +12,9 @@ NODES = [
     map_pb2.MapNode(
         address="10.0.0.7:7440", node_id=0x0123456789ABCDEF, weight=100, failure_domain="rack-7"
     ),
-    map_pb2.MapNode(address="[fd00::1]:7440", node_id=2, weight=0),
+    map_pb2.MapNode(
+        address="[fd00::1]:7440", node_id=2, weight=0, state=map_pb2.NODE_STATE_DRAINING
+    ),
 ]
 
 
