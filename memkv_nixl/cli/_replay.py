@@ -193,9 +193,12 @@ def _human(trace: Trace, plan: Plan, lead: int, rows: Sequence[Row]) -> list[str
         f"{trace.name}: {about['requests']} requests in {about['seconds']:.0f} s, "
         f"{about['blocks']} blocks, {about['distinct']} distinct"
     )
+    noticed = f"out of the map {plan.lost_after_s:g} s later"
+    if plan.lost_after_s == math.inf:
+        noticed = "never out of the map"
     nodes = (
         f"{plan.nodes} nodes ({room}), {plan.kill} lost after {plan.kill_at:.0%} of the requests, "
-        f"out of the map {plan.lost_after_s:g} s later{first}"
+        f"{noticed}{first}"
     )
     return [
         requests,

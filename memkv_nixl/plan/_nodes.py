@@ -29,7 +29,7 @@ class Node:
         self.held: set[int] = set()
 
     def find(self, run: Sequence[int]) -> tuple[int, int]:
-        """(leading, all): how many of these blocks are there, and how many before the first gap."""
+        """(leading, all): how many of these are there before the first gap, and how many in all."""
         held = self.held
         if held.issuperset(run):
             return len(run), len(run)
@@ -62,14 +62,15 @@ class SmallNode(Node):
         while capacity // segment_bytes < _SEGMENTS and segment_bytes > _SEGMENT_BYTES_MIN:
             segment_bytes //= 2
         self._segments_max = capacity // segment_bytes
-        self._segment_blocks = (segment_bytes - _PAGE) // (block_bytes + _PAGE)
+        with_header = -(-block_bytes // _PAGE) * _PAGE + _PAGE
+        self._segment_blocks = (segment_bytes - _PAGE) // with_header
         if self._segments_max < _SEGMENTS_MIN or self._segment_blocks < 1:
             raise UsageError(
                 f"a node of {format_size(capacity)} is too small for blocks of "
                 f"{format_size(block_bytes)}: it has {self._segments_max} segments of "
                 f"{format_size(segment_bytes)}; name a larger capacity or smaller blocks"
             )
-        self._rewrites = self._segment_blocks * REWRITE_PERCENT // 100
+        self._rewrites = segment_bytes * REWRITE_PERCENT // 100 // with_header
         self._depths = depths
         self._segments: deque[list[int]] = deque([[]])
         self._asked: set[int] = set()  # since they were written

@@ -23,6 +23,7 @@ from memkv_nixl.plan._nodes import Node, SmallNode
 from memkv_nixl.plan._trace import Trace
 
 NODES_MAX = 1024  # as many as a map has
+CHOICES_MAX = 4096
 _NAMESPACE = bytes(16)
 _WEIGHT = 100
 _Run = tuple[int, tuple[int, ...]]  # the group, which is its first block, and its blocks
@@ -37,6 +38,14 @@ class Rule:
     copies: int = 1
     """2: a group that was asked for often lies on its second node, too."""
     lead: int = 0
+
+    def __post_init__(self) -> None:
+        if self.group is not None and self.group < 1:
+            raise UsageError(f"--group-sizes: a group has 1 block or more, not {self.group}")
+        if self.copies not in (1, 2):
+            raise UsageError(f"--copies: a group has 1 copy or 2, not {self.copies}")
+        if self.lead < 0:
+            raise UsageError(f"--lead: {self.lead} is not a number of blocks")
 
     def runs(self, chain: Sequence[int]) -> Iterator[_Run]:
         """The groups of a request's blocks."""
@@ -79,6 +88,8 @@ class Plan:
                 raise UsageError(f"--{flag}: {getattr(self, name)} is a share, between 0 and 1")
         if not self.lost_after_s >= 0:
             raise UsageError(f"--lost-after: {self.lost_after_s} is not a number of seconds")
+        if self.choices > CHOICES_MAX:
+            raise UsageError(f"--choices: {self.choices} is more than {CHOICES_MAX}")
         for name in ("choices", "hot_after", "block_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')}: must be at least 1")
@@ -129,13 +140,6 @@ class _Tally:
 
 def replay(trace: Trace, plan: Plan, rules: Sequence[Rule]) -> Iterator[Row]:
     """A row for each rule, as soon as it is there."""
-    for rule in rules:
-        if (
-            rule.copies not in (1, 2)
-            or rule.lead < 0
-            or (rule.group is not None and rule.group < 1)
-        ):
-            raise UsageError(f"{rule} is none: groups have 1 block or more, copies are 1 or 2")
     lost = _choices(plan)
     for rule in rules:
         yield _Replay(trace, plan, rule).row(lost)
@@ -178,10 +182,11 @@ class _Replay:
         base = _Pool(self._trace, self._plan, self._groups)
         tallies = self._play(base, 0, self._loss)
         before = self._window(tallies, self._before)
-        pools = [(base.copy(), dead) for dead in lost]
+        at_loss = base.copy()
         none_lost = self._play(base, self._loss, len(self._runs))
         worlds = []
-        for pool, dead in pools:
+        for dead in lost:
+            pool = at_loss.copy()
             pool.lose(dead)
             worlds.append(self._play(pool, self._loss, len(self._runs), dead))
         worlds = worlds or [none_lost]

@@ -325,6 +325,7 @@ def test_a_gap_ends_what_leads() -> None:
         {"nodes": 2, "lost_after_s": -1},
         {"nodes": 2, "lost_after_s": float("nan")},
         {"nodes": 2, "choices": 0},
+        {"nodes": 2, "choices": 4097},
         {"nodes": 2, "hot_after": 0},
         {"nodes": 2, "block_bytes": 0},
     ],
@@ -334,10 +335,12 @@ def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
         Plan(**wrong)
 
 
-@pytest.mark.parametrize("rule", [Rule(0), Rule(1, copies=3), Rule(1, lead=-1)])
-def test_a_rule_that_cannot_be_is_refused(rule: Rule) -> None:
-    with pytest.raises(UsageError, match="group"):
-        list(replay(make_trace(5, 1), Plan(nodes=2), [rule]))
+@pytest.mark.parametrize(
+    "wrong", [{"group": 0}, {"group": 1, "copies": 3}, {"group": 1, "lead": -1}]
+)
+def test_a_rule_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--"):
+        Rule(**wrong)
 
 
 # ---- the command
@@ -386,6 +389,9 @@ def test_the_command_says_it_to_a_person(capsys: pytest.CaptureFixture[str]) -> 
         (["--make", "0"], "make one or more"),
         (["--make", "5", "--group-sizes", "1,x"], "--group-sizes"),
         (["--make", "5", "--copies", ""], "--copies"),
+        (["--make", "5", "--copies", "3"], "--copies"),
+        (["--make", "5", "--group-sizes", "0"], "--group-sizes"),
+        (["--make", "5", "--lead", "-1"], "--lead"),
         (["--make", "5", "--kill", "8"], "--kill"),
         (["--make", "5", "--capacity", "1MiB"], "too small"),
     ],
