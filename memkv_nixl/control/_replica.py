@@ -246,7 +246,8 @@ class Replica:
     def _refusal(self) -> RefusalError:
         if self._trouble:
             return RefusalError(
-                Reason.STATE_UNWRITABLE, f"{self._trouble}; until it does, nothing can be changed"
+                Reason.STATE_UNWRITABLE,
+                f"{self._trouble}; until that is over nothing can be changed",
             )
         if self._leader:
             return RefusalError(
@@ -272,7 +273,7 @@ class Replica:
                 keeper.memory_is(True, f"{self.where} answers")
                 await self._next_look(view.revision + 1)
             except DamagedError as error:
-                trouble = f"{self.where}/state cannot be used: {error}"
+                trouble = self._trouble = f"{self.where}/state cannot be used: {error}"
                 self._leave(trouble)
             except EtcdError as error:
                 trouble = str(error)

@@ -19,6 +19,8 @@ from tests.control.etcds import BINARY
 from tests.integration.nodes import DEADLINE_S, memkv
 from tests.integration.test_up import get, put, runs, up, wait_gone
 
+ONE = ("--nodes", "1", "--control-replicas", "1")
+
 
 def listening(address: str) -> bool:
     host, _, port = address.rpartition(":")
@@ -26,14 +28,15 @@ def listening(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
+def status_of(address: str) -> Any:
+    with grpc.insecure_channel(address) as channel:
+        stub = admin_pb2_grpc.AdminStub(channel)
+        return stub.Status(admin_pb2.StatusRequest(), timeout=DEADLINE_S)
+
+
 def leader_of(control: list[str]) -> int:
     """Which of them leads."""
-    for index, address in enumerate(control):
-        with grpc.insecure_channel(address) as channel:
-            stub = admin_pb2_grpc.AdminStub(channel)
-            if stub.Status(admin_pb2.StatusRequest(), timeout=DEADLINE_S).leads:
-                return index
-    raise AssertionError("nobody leads")
+    return [status_of(address).leads for address in control].index(True)
 
 
 def asked(said: dict[str, Any], *args: str) -> Any:
@@ -65,24 +68,29 @@ def test_three_nodes_three_replicas_and_an_etcd() -> None:
 
 
 def test_one_control_process_needs_no_etcd_and_is_the_same_again(tmp_path: Path) -> None:
-    args = ("--nodes", "1", "--control-replicas", "1", "--dir", str(tmp_path))
-    with up(*args) as (process, first):
+    with up(*ONE, "--dir", str(tmp_path)) as (_, first):
         assert first["etcd"] is None
-        epoch = asked(first, "namespaces", "create", "llama")["epoch"]
+        before = status_of(first["control"][0])
         assert put(first["nodes"]) == ["ok"] * 32
-    with up(*args) as (process, second):
+    with up(*ONE, "--dir", str(tmp_path)) as (_, second):
         assert (second["nodes"], second["control"]) == (first["nodes"], first["control"])
         assert get(second["nodes"]) == ["ok"] * 32
-        assert asked(second, "namespaces", "drop", "llama")["epoch"] > epoch
-        os.kill(second["pids"][0], signal.SIGKILL)
+        after = status_of(second["control"][0])
+        assert (after.history, after.leads) == (before.history, True)
+
+
+def test_an_agent_that_dies_ends_it_with_its_memkvd() -> None:
+    with up(*ONE) as (process, said):
+        os.kill(said["pids"][0], signal.SIGKILL)
         answer, _ = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 1
         assert "node 0" in json.loads(answer)["error"]["message"]
-    assert not listening(second["nodes"][0]), "the memkvd of an agent that was killed is stopped"
+    assert not listening(said["nodes"][0])
+    assert not Path(said["folder"]).exists()
 
 
 def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
-    with up("--nodes", "1", "--control-replicas", "1", "--dir", str(tmp_path)) as (process, said):
+    with up(*ONE, "--dir", str(tmp_path)) as (process, said):
         memkvd = json.loads((tmp_path / "node0" / "memkvd.json").read_text("utf-8"))["pid"]
         process.kill()
         process.communicate()
