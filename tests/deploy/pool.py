@@ -90,7 +90,11 @@ def served(*command: str, profile: Path | None = None, **more: str) -> Iterator[
         try:
             yield running
         except BaseException:
-            process.kill()
+            process.terminate()  # an agent that is killed would leave its memkvd behind
+            try:
+                process.communicate(timeout=DEADLINE_S / 2)
+            except subprocess.TimeoutExpired:
+                process.kill()
             raise
         if process.poll() is None:
             running.end()

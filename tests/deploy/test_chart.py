@@ -406,13 +406,13 @@ def test_who_may_reach_whom(values: Object, release: Release) -> None:
     policies = release.of("NetworkPolicy")
     labels = {name: release.pod(name)["metadata"]["labels"] for name in ("memkv", "memkv-control")}
     (into_nodes,) = policies["memkv-node"]["spec"]["ingress"]
-    assert into_nodes["from"] == chosen["clients"]
+    nodes = {"podSelector": {"matchLabels": labels["memkv"]}}
+    assert into_nodes["from"] == [nodes, *chosen["clients"]]
     assert into_nodes["ports"] == [{"protocol": "TCP", "port": "memkv"}]
     (into_control,) = policies["memkv-control"]["spec"]["ingress"]
-    (nodes, *operators) = into_control["from"]
-    assert nodes == {"podSelector": {"matchLabels": labels["memkv"]}}
-    assert operators == chosen["operators"]
-    (to_control, names, *rest) = policies["memkv-node"]["spec"]["egress"]
+    assert into_control["from"] == [nodes, *chosen["operators"]]
+    (to_nodes, to_control, names, *rest) = policies["memkv-node"]["spec"]["egress"]
+    assert to_nodes == {"to": [nodes], "ports": into_nodes["ports"]}
     assert to_control["to"] == [{"podSelector": {"matchLabels": labels["memkv-control"]}}]
     assert {port["port"] for port in names["ports"]} == {53}
     asks = bool(merged(values)["node"]["failureDomainLabel"])
@@ -422,11 +422,12 @@ def test_who_may_reach_whom(values: Object, release: Release) -> None:
     assert {port["port"] for rule in out[1:] for port in rule["ports"]} == ports
 
 
-def test_without_clients_nobody_reaches_a_node() -> None:
+def test_without_clients_nobody_else_reaches_a_node() -> None:
     release = render(VALUES["first-day"] | {"networkPolicy": {"clients": []}})
     policy = release.of("NetworkPolicy")["memkv-node"]["spec"]
     assert "Ingress" in policy["policyTypes"]
-    assert "ingress" not in policy
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"podSelector": policy["podSelector"]}]
 
 
 # ---- what people read
@@ -434,11 +435,19 @@ def test_without_clients_nobody_reaches_a_node() -> None:
 
 def test_the_notes_say_the_next_command(release: Release) -> None:
     assert "memkv-0.memkv.pool.svc:9900,memkv-1.memkv.pool.svc:9900" in release.notes
-    (line,) = [one for one in release.notes.splitlines() if " exec " in one]
-    words = shlex.split(line)
-    status = _parser().parse_args(words[words.index("memkv") + 1 :])
-    assert status.command == "status"
-    assert words[words.index("-c") + 1] == release.main("memkv")["name"]
+    environment = {one["name"]: one.get("value") for one in release.main("memkv")["env"]}
+    said = []
+    for line in (one for one in release.notes.splitlines() if " exec " in one):
+        words = shlex.split(line)
+        said.append(_parser().parse_args(words[words.index("memkv") + 1 :]))
+        assert words[words.index("-c") + 1] == release.main("memkv")["name"]
+    assert [one.command for one in said] == ["status", "nodes"]
+    # Who says nothing of the control plane means the one that this names.
+    (flag,) = [one for one in release.main("memkv")["args"] if one.startswith("--control=")]
+    assert f"--control={environment['MEMKV_CONTROL']}" == flag
+    tls = {name: getattr(said[1], f"tls_{name}") for name in ("cert", "key", "ca")}
+    files = [one for one in release.main("memkv")["args"] if one.startswith("--tls-")]
+    assert [f"--tls-{name}={path}" for name, path in tls.items() if path] == files
 
 
 def test_the_nodes_of_the_dynamo_manifests_are_these() -> None:
