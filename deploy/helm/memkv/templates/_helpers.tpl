@@ -1,0 +1,84 @@
+{{- /* The pool's name; pods are NAME-0, NAME-1, … and NAME-control-0. A StatefulSet's name may have 52 characters. */ -}}
+{{- define "memkv.name" -}}
+{{- if contains "memkv" .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-memkv" (.Release.Name | trunc 34 | trimSuffix "-") -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What selects the pods of a component: (list $ "node"). It never changes. */ -}}
+{{- define "memkv.selector" -}}
+app.kubernetes.io/name: memkv
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "memkv.labels" -}}
+{{ include "memkv.selector" . }}
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- /* An image: (list $ .Values.node.image). A tag may be TAG, TAG@DIGEST or @DIGEST. */ -}}
+{{- define "memkv.image" -}}
+{{- $image := index . 1 -}}
+{{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
+image: {{ printf "%s%s%s" $image.repository (hasPrefix "@" $tag | ternary "" ":") $tag | quote }}
+imagePullPolicy: {{ $image.pullPolicy }}
+{{- end -}}
+
+{{- /* What pods of both components have alike: (list $ .Values.node). */ -}}
+{{- define "memkv.placing" -}}
+{{- $ := index . 0 -}}
+{{- $of := index . 1 -}}
+{{- with $.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $of.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $of.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $of.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "memkv.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- /* TLS files as volume and flags; nothing where TLS is off. */ -}}
+{{- define "memkv.tlsFlags" -}}
+{{- if not .Values.tls.insecure }}
+- --tls-cert=/etc/memkv/tls/tls.crt
+- --tls-key=/etc/memkv/tls/tls.key
+- --tls-ca=/etc/memkv/tls/ca.crt
+{{- end }}
+{{- end -}}
+
+{{- define "memkv.tlsMount" -}}
+{{- if not .Values.tls.insecure }}
+- name: tls
+  mountPath: /etc/memkv/tls
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "memkv.tlsVolume" -}}
+{{- if not (index . 0).Values.tls.insecure }}
+- name: tls
+  secret:
+    secretName: {{ index . 1 }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
