@@ -63,10 +63,11 @@ class NodeSettings:
     rewrite_percent: int | None = None
     index_flush_ms: int | None = None
     log_level: str | None = None
+    log_format: str | None = None  # text or json
     format: bool = False
     buffered: bool = False
     insecure: bool = False
-    log_json: bool = False
+    log_json: bool = False  # the same as log_format: json
     # Under a control plane: who it is, what the agent keeps, what fails together with this node.
     control: str | None = _agents()
     agent_dir: str = _agents("memkv-node")
@@ -74,6 +75,7 @@ class NodeSettings:
     tls_cert: str | None = _agents()
     tls_key: str | None = _agents()
     tls_ca: str | None = _agents()
+    metrics: str | None = _agents()  # where /metrics is served
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,8 @@ class ControlSettings:
     tls_key: str | None = None
     tls_ca: str | None = None
     insecure: bool = False
+    metrics: str | None = None  # where /metrics is served
+    log_format: str = "text"  # or json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +290,18 @@ def _check(settings: Settings) -> None:
     check_address(settings.node.listen, "node.listen")
     if settings.node.control is not None:
         check_address(settings.node.control, "node.control")
+    for name, section in (("node", settings.node), ("control", settings.control)):
+        _check_watched(name, section)
     _check_control(settings.control)
+
+
+def _check_watched(name: str, section: NodeSettings | ControlSettings) -> None:
+    if section.metrics is not None:
+        check_address(section.metrics, f"{name}.metrics")
+    if section.log_format not in (None, "text", "json"):
+        raise ConfigError(
+            f"{name}.log_format: {section.log_format!r} is no format; write text or json"
+        )
 
 
 def _check_control(control: ControlSettings) -> None:

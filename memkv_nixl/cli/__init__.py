@@ -21,6 +21,7 @@ from memkv_nixl.cli import (
     _engine_config,
     _node,
     _plugins,
+    _pool_status,
     _status,
     _up,
 )
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         _cluster,
         _blocks,
         _status,
+        _pool_status,
     )
     for group in groups:
         group.add_commands(commands, common)

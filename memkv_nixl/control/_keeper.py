@@ -17,11 +17,12 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from memkv_nixl._metrics import Durations
 from memkv_nixl.control._cluster import Cluster
 from memkv_nixl.control._limits import EVENTS_MAX
 from memkv_nixl.control._publish import Published, publish
@@ -32,6 +33,7 @@ from memkv_nixl.control._state import Happened, Membership, Timing
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _TICKS_PER_DEADLINE = 10
+_WRITE_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _WRITE_PAUSE_S = 0.02  # between two writes: of many changes at once few maps are made
 
 
@@ -42,6 +44,16 @@ class Event(NamedTuple):
     time_ms: int
     what: Happened
     epoch: int
+
+
+@dataclass
+class Counts:
+    """What a running control plane did, for its metrics."""
+
+    heartbeats: int = 0
+    snapshots_failed: int = 0
+    snapshots: Durations = field(default_factory=lambda: Durations(_WRITE_BOUNDS_S))
+    events: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -66,6 +78,7 @@ class Keeper:
         self.clock = clock
         self.wall = wall
         self.started = clock()
+        self.counts = Counts()
         self._snapshot = snapshot
         first = loaded.cluster or Cluster(history=secrets.randbits(63) + 1)
         self.state = Membership(first, timing, self.started)
@@ -195,11 +208,14 @@ class Keeper:
                 continue
             # Of what happens while this is written, `happened` belongs to the next one.
             happened = self.state.take_happened()
+            began = time.monotonic()
             try:
                 await asyncio.to_thread(self._snapshot.write, cluster)
             except OSError as error:
+                self.counts.snapshots_failed += 1
                 self._take_back(error)
             else:
+                self.counts.snapshots.count(time.monotonic() - began)
                 self._publish(cluster, happened)
             await asyncio.sleep(_WRITE_PAUSE_S)
 
@@ -237,9 +253,11 @@ class Keeper:
 
     def _tell(self, what: Happened) -> None:
         self._last_event += 1
+        self.counts.events[what.kind] += 1
         self._events.append(
             Event(self._last_event, int(self.wall() * 1000), what, self._durable.epoch)
         )
-        _log.info("%s %s: %s", what.kind, what.subject, what.text)
+        fields = {"kind": what.kind, "subject": what.subject, "epoch": self._durable.epoch}
+        _log.info("%s %s: %s", what.kind, what.subject, what.text, extra={"fields": fields})
         self._news.set()
         self._news = asyncio.Event()

@@ -15,10 +15,13 @@ from grpc_reflection.v1alpha import reflection
 
 from memkv_nixl._config import ControlSettings
 from memkv_nixl._errors import ConfigError, UnreachableError
+from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
 from memkv_nixl.control._admin_service import AdminService
+from memkv_nixl.control._call_counts import CallCounts
 from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._limits import CALLS_AT_ONCE_MAX, MESSAGE_BYTES_MAX
+from memkv_nixl.control._metrics import ControlSource
 from memkv_nixl.control._placement_service import PlacementService
 from memkv_nixl.control._policy_services import NamespacesService, TenantsService
 from memkv_nixl.control._snapshot import Snapshot
@@ -69,12 +72,21 @@ class ControlServer:
             raise
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._calls = CallCounts()
+        self._metrics_on = settings.metrics
+        self._metrics: MetricsServer | None = None
+        self.metrics_address = ""  # where /metrics is, once it serves
 
     async def start(self) -> str:
         """Serves, and gives the address."""
         await self.keeper.start()
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX)
+        server = grpc.aio.server(
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX,
+            interceptors=[self._calls],
+        )
         placement = PlacementService(self.keeper)
+        await self._serve_metrics(placement)
         placement_pb2_grpc.add_PlacementServicer_to_server(placement, server)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(NamespacesService(self.keeper), server)
         tenants_pb2_grpc.add_TenantsServicer_to_server(TenantsService(self.keeper), server)
@@ -90,10 +102,20 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Calls under way have a moment; the state is written."""
+        if self._metrics is not None:
+            await self._metrics.close()
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
             await self._server.stop(_STOP_GRACE_S)
         await self.keeper.stop()
+
+    async def _serve_metrics(self, placement: PlacementService) -> None:
+        if self._metrics_on is None:
+            return
+        source = ControlSource(self.keeper, placement, self._calls)
+        listening = listen(self._metrics_on, "control.metrics")
+        self._metrics = MetricsServer(listening, source.page, source.trouble)
+        self.metrics_address = await self._metrics.start()
 
     def _bind(self, server: grpc.aio.Server) -> int:
         try:
@@ -107,15 +129,16 @@ class ControlServer:
             ) from error
 
 
-async def serve(settings: ControlSettings, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP; `ready` hears the address."""
+async def serve(settings: ControlSettings, ready: Callable[[str, str], None]) -> None:
+    """Serves until SIGTERM, SIGINT or SIGHUP; `ready` hears its address and that of /metrics."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in end_signals():
         loop.add_signal_handler(number, asked.set)
     server = ControlServer(settings)
     try:
-        ready(await server.start())
+        address = await server.start()
+        ready(address, server.metrics_address)
         ends = [
             asyncio.ensure_future(asked.wait()),
             asyncio.ensure_future(server.keeper.failed()),
