@@ -91,11 +91,12 @@ class Serving:
         listening = listen(address, "memkv_nixl.metrics")
         self._loop = asyncio.new_event_loop()
         self._server = MetricsServer(listening, _page, _trouble)
-        self.address = self._loop.run_until_complete(self._server.start())
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="memkv-metrics", daemon=True
         )
         self._thread.start()
+        # On that thread: whoever calls this may have an event loop that runs.
+        self.address = asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result()
 
     def close(self) -> None:
         """Ends it. Twice is once."""

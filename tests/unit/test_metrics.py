@@ -172,6 +172,15 @@ def test_a_port_that_is_taken_is_said() -> None:
 # ---- a client's page where NIXL has not loaded the plugin
 
 
+def test_it_can_be_served_from_within_an_event_loop() -> None:
+    async def engine() -> None:
+        with metrics.serve("127.0.0.1:0") as serving:
+            page = await asyncio.to_thread(scrape, serving.address)
+            assert page.value("memkv_client_loaded") == 0
+
+    asyncio.run(engine())
+
+
 def test_a_process_serves_its_clients_page() -> None:
     with metrics.serve("127.0.0.1:0") as serving:
         assert scrape(serving.address).value("memkv_client_loaded") == 0
