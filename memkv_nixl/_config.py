@@ -64,10 +64,11 @@ class NodeSettings:
     rewrite_percent: int | None = None
     index_flush_ms: int | None = None
     log_level: str | None = None
+    log_format: str | None = None  # text or json
     format: bool = False
     buffered: bool = False
     insecure: bool = False
-    log_json: bool = False
+    log_json: bool = False  # the same as log_format: json
     # Under a control plane: who it is, what the agent keeps, what fails together with this node.
     control: tuple[str, ...] = _agents(())
     agent_dir: str = _agents("memkv-node")
@@ -78,6 +79,7 @@ class NodeSettings:
     tls_cert: str | None = _agents()
     tls_key: str | None = _agents()
     tls_ca: str | None = _agents()
+    metrics: str | None = _agents()  # where /metrics is served
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,8 @@ class ControlSettings:
     etcd_ca: str | None = None
     etcd_cert: str | None = None
     etcd_key: str | None = None
+    metrics: str | None = None  # where /metrics is served
+    log_format: str = "text"  # or json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +302,18 @@ def _check(settings: Settings) -> None:
     check_address(settings.node.listen, "node.listen")
     for address in settings.node.control:
         check_address(address, "node.control")
+    for name, section in (("node", settings.node), ("control", settings.control)):
+        _check_watched(name, section)
     _check_control(settings.control)
+
+
+def _check_watched(name: str, section: NodeSettings | ControlSettings) -> None:
+    if section.metrics is not None:
+        check_address(section.metrics, f"{name}.metrics")
+    if section.log_format not in (None, "text", "json"):
+        raise ConfigError(
+            f"{name}.log_format: {section.log_format!r} is no format; write text or json"
+        )
 
 
 def _check_control(control: ControlSettings) -> None:

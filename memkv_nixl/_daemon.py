@@ -99,7 +99,7 @@ class ServedProcess(abc.ABC):
                     pass_fds=(told,),
                     # A Ctrl-C in the terminal is for whoever started it; who then stops it.
                     start_new_session=True,
-                    preexec_fn=_prepare_child() if self._die_with_parent else None,  # noqa: PLW1509
+                    preexec_fn=end_with_parent() if self._die_with_parent else None,  # noqa: PLW1509
                 )
         except BaseException:
             os.close(ready)
@@ -224,7 +224,8 @@ class MemkvdProcess(ServedProcess):
         ], False
 
 
-def _prepare_child() -> Callable[[], None]:
+def end_with_parent() -> Callable[[], None]:
+    """What a child calls first so that the kernel ends it when this process ends."""
     # Everything is looked up before the fork; the child itself only makes two system calls.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from memkv_nixl._metrics import Durations
+
 
 def parse_stats(text: str) -> dict[str, int | float | str]:
     """Lines of `name value` as a mapping; numbers become numbers."""
@@ -12,6 +14,20 @@ def parse_stats(text: str) -> dict[str, int | float | str]:
         name, _, value = line.partition(" ")
         stats[name] = _number(value)
     return stats
+
+
+def parse_pairs(line: str) -> dict[str, int]:
+    """A value of STAT that is several: `name=number name=number …`."""
+    pairs = (word.partition("=") for word in line.split())
+    return {name: int(number) for name, _, number in pairs}
+
+
+def parse_durations(line: str) -> Durations:
+    """A latency: `sum=MICROSECONDS`, BOUND=COUNT for each bucket, `more=COUNT`."""
+    pairs = parse_pairs(line)
+    bounds = [name for name in pairs if name.isdigit()]
+    counts = [pairs[bound] for bound in bounds] + [pairs.get("more", 0)]
+    return Durations(tuple(int(bound) / 1e6 for bound in bounds), counts, pairs.get("sum", 0) / 1e6)
 
 
 def _number(text: str) -> int | float | str:

@@ -22,6 +22,7 @@ from memkv_nixl.cli import (
     _node,
     _plugins,
     _replay,
+    _pool_status,
     _status,
     _up,
 )
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         _blocks,
         _status,
         _replay,
+        _pool_status,
     )
     for group in groups:
         group.add_commands(commands, common)

@@ -29,17 +29,26 @@ _TLS = ("tls_ca", "tls_cert", "tls_key")
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds nodes and namespaces."""
+    reach = control_flags(common)
+    _add_nodes(commands, reach)
+    _add_namespaces(commands, reach)
+
+
+def control_flags(
+    common: argparse.ArgumentParser, default: str | None = CONTROL_DEFAULT
+) -> argparse.ArgumentParser:
+    """The flags of every command that asks the control plane."""
     reach = argparse.ArgumentParser(add_help=False, parents=[common])
     reach.add_argument(
         "--control",
         metavar="HOST:PORT,…",
-        default=os.environ.get("MEMKV_CONTROL", CONTROL_DEFAULT),
-        help=f"the control plane, or its replicas (default: MEMKV_CONTROL, or {CONTROL_DEFAULT})",
+        default=os.environ.get("MEMKV_CONTROL", default),
+        help="the control plane, or its replicas (default: MEMKV_CONTROL, or "
+        f"{default or 'none'})",
     )
     for name in _TLS:
         reach.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help="a PEM file")
-    _add_nodes(commands, reach)
-    _add_namespaces(commands, reach)
+    return reach
 
 
 def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
@@ -253,6 +262,8 @@ class _Control:
 
     def __init__(self, replicas: Replicas, credentials: Any) -> None:
         from memkv_nixl.proto.memkv.v1 import (
+            admin_pb2,
+            admin_pb2_grpc,
             namespaces_pb2,
             namespaces_pb2_grpc,
             placement_pb2,
@@ -263,6 +274,7 @@ class _Control:
         self._credentials = credentials
         self._channels: dict[str, Any] = {}
         self._placement = (placement_pb2_grpc.PlacementStub, placement_pb2)
+        self._admin = (admin_pb2_grpc.AdminStub, admin_pb2)
         self._namespaces = (namespaces_pb2_grpc.NamespacesStub, namespaces_pb2)
 
     def close(self) -> None:
@@ -277,6 +289,21 @@ class _Control:
     def namespaces(self, name: str, /, **said: Any) -> Any:
         """A call of the service Namespaces."""
         return self._call(*self._namespaces, name, said)
+
+    def status(self) -> Any:
+        """How it is."""
+        return self._call(*self._admin, "Status", {})
+
+    def events(self, *, after: int = 0, follow: bool = False) -> Iterator[Any]:
+        """What happened, oldest first; with `follow` also what happens from now on."""
+        import grpc
+
+        stub, messages = self._admin
+        request = messages.WatchEventsRequest(after=after, follow=follow)
+        try:
+            yield from stub(self._channel()).WatchEvents(request, timeout=None if follow else _CALL_S)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
 
     def _call(self, stub: Any, messages: Any, name: str, said: dict[str, Any]) -> Any:
         """Asks one replica after the other, and again as long as they are about to elect one."""

@@ -15,6 +15,8 @@ from memkv_nixl.cli._output import Output
 
 _TEXTS = {
     "listen": "HOST:PORT (default: 127.0.0.1:9910)",
+    "metrics": "HOST:PORT to serve /metrics on, for Prometheus (default: nowhere)",
+    "log_format": "of log lines: text, or json, one object a line (default: text)",
     "state": "the folder that its memory is kept in (default: memkv-control)",
     "tls_cert": "its certificate, a PEM file",
     "tls_key": "the certificate's key, a PEM file",
@@ -64,7 +66,8 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
     names = (*_TEXTS, *_NUMBERS, *_SECONDS, "insecure")
     given = {name: getattr(args, name) for name in names}
     settings = load_settings({"control": given}, config=args.config).control
-    log_to_stderr(args.log_level, as_json=output.as_json)
+    as_json = output.as_json or settings.log_format == "json"
+    log_to_stderr(args.log_level, as_json=as_json, node=lambda: "control")
     try:
         from memkv_nixl.control._server import serve
     except ImportError as error:
@@ -72,15 +75,16 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
             f"the control plane needs gRPC, which is not here ({error}): {INSTALL}"
         ) from error
 
-    asyncio.run(serve(settings, lambda address: _say_ready(output, settings, address)))
+    asyncio.run(serve(settings, lambda *where: _say_ready(output, settings, *where)))
 
 
-def _say_ready(output: Output, settings: ControlSettings, address: str) -> None:
+def _say_ready(output: Output, settings: ControlSettings, address: str, metrics: str) -> None:
     where = settings.state
     if settings.etcd:
         where = f"etcd at {','.join(settings.etcd)}, /memkv/{settings.pool}"
+    said = {"address": address, "state": where}
     output.answer(
-        {"address": address, "state": where},
+        {**said, "metrics": metrics} if metrics else said,
         [f"The control plane serves on {address}; its memory is in {where}."],
     )
     if settings.insecure and settings.tls_cert is None:

@@ -1,17 +1,26 @@
-"""Logs of commands that serve: lines on standard error, as text or as JSON."""
+"""Logs of commands that serve, on standard error, as text or as JSON (docs/reference/logs.md).
+
+Whoever logs something that a machine may look for adds `extra={"fields": {…}}` to the sentence.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 
+FORMATS = ("text", "json")
 
-def log_to_stderr(level: str, *, as_json: bool) -> None:
-    """From now on every log line goes to standard error, as text or as JSON."""
+
+def log_to_stderr(level: str, *, as_json: bool, node: Callable[[], str] = str) -> None:
+    """From now on every log line goes to standard error, as text or as JSON.
+
+    `node` says whose lines these are, as far as that is known by then.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _Lines())
+    handler.setFormatter(_JsonLines(node) if as_json else _Lines())
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -26,10 +35,20 @@ class _Lines(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
+    def __init__(self, node: Callable[[], str]) -> None:
+        super().__init__()
+        self._node = node
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        document = {"time": _utc(record), "level": record.levelname.lower(), "message": text}
-        return json.dumps(document)
+        return json.dumps(
+            {
+                "time": _utc(record),
+                "level": record.levelname.lower(),
+                "what": super().format(record),
+                "node": self._node(),
+                "fields": getattr(record, "fields", {}),
+            }
+        )
 
 
 def _utc(record: logging.LogRecord) -> str:

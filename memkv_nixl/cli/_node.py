@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ _TEXTS = {
     "device": "a raw block device, or a file",
     "listen": "HOST:PORT (default: 127.0.0.1:9900)",
     "advertise": "the address clients know this node by",
+    "log_format": "of log lines: text, or json, one object a line (default: text)",
     "log_level": "debug, info, warning or error",
 }
 _NUMBERS = {
@@ -40,6 +42,7 @@ _AGENTS = {
     "control": "HOST:PORT of a control plane to register with, or HOST:PORT,… of its replicas; an "
     "agent then keeps memkvd running",
     "agent_dir": "the folder of the agent's files and memkvd's log (default: memkv-node)",
+    "metrics": "HOST:PORT to serve /metrics on, for Prometheus (default: nowhere)",
     "failure_domain": "what fails together with this node, say a rack",
     "move_rate": "bytes a second of blocks that move to other nodes (default: 512MiB)",
     "tls_cert": "the agent's certificate for the control plane, a PEM file",
@@ -83,34 +86,46 @@ def _serve(args: argparse.Namespace, output: Output) -> None:
             "--capacity), set MEMKV_NODE_DEVICE, or write `node: {device: …}` into the "
             "configuration file"
         )
+    as_json = output.as_json or settings.log_json or settings.log_format == "json"
+    address = settings.advertise or settings.listen
     if settings.control:
-        _serve_under_control(settings, output)
+        _serve_under_control(settings, output, as_json=as_json)
         return
     binary = memkvd_path()
+    if as_json:
+        settings = dataclasses.replace(settings, log_format="json")
     flags = memkvd_flags(settings)
-    if output.as_json:
+    if settings.metrics is not None:
+        from memkv_nixl.store._node_source import serve_beside
+
+        log_to_stderr(settings.log_level or "info", as_json=as_json, node=lambda: address)
+        flags += serve_beside(
+            settings, lambda said: output.answer(said, [f"/metrics is at {said['metrics']}."])
+        )
+    elif output.as_json:
         flags += ["--ready-fd", "1"]
-        if "--log-json" not in flags:
-            flags.append("--log-json")
     sys.stdout.flush()
     # The daemon takes this process's place: signals and the exit code are its own.
     os.execv(binary, [str(binary), *flags])  # noqa: S606 - no shell is wanted
 
 
-def _serve_under_control(settings: NodeSettings, output: Output) -> None:
+def _serve_under_control(settings: NodeSettings, output: Output, *, as_json: bool) -> None:
     try:
         from memkv_nixl.store._node_agent import serve
     except ImportError as error:
         raise ConfigError(
             f"node.control: this needs gRPC, which is not here ({error}): {INSTALL}"
         ) from error
-    as_json = output.as_json or settings.log_json
-    log_to_stderr(settings.log_level or "info", as_json=as_json)
+    address = settings.advertise or settings.listen
+    log_to_stderr(settings.log_level or "info", as_json=as_json, node=lambda: address)
 
-    def ready(running: Running) -> None:
+    def ready(running: Running, metrics: str) -> None:
+        nonlocal address
+        address = settings.advertise or running.address
         how = "goes on with" if running.adopted else "started"
+        said = {"address": running.address, "pid": running.pid, "adopted": running.adopted}
         output.answer(
-            {"address": running.address, "pid": running.pid, "adopted": running.adopted},
+            {**said, "metrics": metrics} if metrics else said,
             [f"The agent {how} memkvd, process {running.pid}, on {running.address}."],
         )
 

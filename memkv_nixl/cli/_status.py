@@ -1,4 +1,4 @@
-"""`memkv status`: what each node says of itself."""
+"""`memkv status`: what each node says of itself, or with --control the whole pool."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from typing import Any
 from memkv_nixl._errors import MemKVError
 from memkv_nixl._sizes import format_size
 from memkv_nixl._stat import parse_stats
+from memkv_nixl.cli._cluster import control_flags
 from memkv_nixl.cli._output import Output, table
 from memkv_nixl.cli._pool import Pool, open_pool, pool_flags
+from memkv_nixl.cli._pool_status import pool_status
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds status."""
     status = commands.add_parser(
-        "status", parents=[common, pool_flags()], help="what each node says of itself"
+        "status",
+        parents=[control_flags(common, default=None), pool_flags()],
+        help="what each node says of itself; with --control and without --nodes, the whole pool",
+        epilog="Exit codes: 0 all is well; 1 a node does not answer or the pool is degraded; with "
+        "--control, 4 when no node serves.",
     )
     status.set_defaults(run=_status)
 
 
 def _status(args: argparse.Namespace, output: Output) -> int:
+    if args.control is not None and args.nodes is None:
+        return pool_status(args, output)
     with open_pool(args) as pool:
         rows = [_ask(pool, i, address) for i, address in enumerate(pool.settings.nodes)]
     output.answer({"nodes": rows}, _human(rows))

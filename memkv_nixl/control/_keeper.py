@@ -19,11 +19,12 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from memkv_nixl._metrics import Durations
 from memkv_nixl.control._cluster import Cluster
 from memkv_nixl.control._limits import EVENTS_MAX
 from memkv_nixl.control._memory import Memory, UnwrittenError
@@ -34,6 +35,7 @@ from memkv_nixl.control._state import Happened, Membership, Timing
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _TICKS_PER_DEADLINE = 10
+_WRITE_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _WRITE_PAUSE_S = 0.02  # between two writes: of many changes at once few maps are made
 
 
@@ -44,6 +46,16 @@ class Event(NamedTuple):
     time_ms: int
     what: Happened
     epoch: int
+
+
+@dataclass
+class Counts:
+    """What a running control plane did, for its metrics."""
+
+    heartbeats: int = 0
+    snapshots_failed: int = 0
+    snapshots: Durations = field(default_factory=lambda: Durations(_WRITE_BOUNDS_S))
+    events: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -69,6 +81,7 @@ class Keeper:
         self.wall = wall
         self.started = clock()
         self._memory = memory
+        self.counts = Counts()
         first = loaded.cluster or Cluster(history=secrets.randbits(63) + 1)
         self.state = Membership(first, timing, self.started, hears=memory.leads())
         self.term = asyncio.Event()  # set when this keeper does not lead any more
@@ -276,12 +289,15 @@ class Keeper:
                 continue
             # Of what happens while this is written, `happened` belongs to the next one.
             happened = self.state.take_happened()
+            began = time.monotonic()
             try:
                 await self._memory.put(cluster)
             except UnwrittenError as error:
+                self.counts.snapshots_failed += 1
                 if term is self.term and not term.is_set():  # else that was taken back already
                     self._take_back(error)
             else:
+                self.counts.snapshots.count(time.monotonic() - began)
                 self._publish(cluster, happened)
             await asyncio.sleep(_WRITE_PAUSE_S)
 
@@ -321,9 +337,11 @@ class Keeper:
 
     def _tell(self, what: Happened) -> None:
         self._last_event += 1
+        self.counts.events[what.kind] += 1
         self._events.append(
             Event(self._last_event, int(self.wall() * 1000), what, self._durable.epoch)
         )
-        _log.info("%s %s: %s", what.kind, what.subject, what.text)
+        fields = {"kind": what.kind, "subject": what.subject, "epoch": self._durable.epoch}
+        _log.info("%s %s: %s", what.kind, what.subject, what.text, extra={"fields": fields})
         self._news.set()
         self._news = asyncio.Event()

@@ -169,6 +169,7 @@ class _AgentStream:
             raise RefusalError(Reason.STREAM_BROKEN, "behind the hello there are heartbeats only")
         self._keeper.check_term(self._term)
         said = request.heartbeat
+        self._keeper.counts.heartbeats += 1
         held = (said.history, said.epoch)
         self._keeper.note(
             lambda state, now: state.heartbeat(now, self._address, self._agent, held, said.stats)

@@ -15,10 +15,13 @@ from grpc_reflection.v1alpha import reflection
 
 from memkv_nixl._config import ControlSettings
 from memkv_nixl._errors import ConfigError, UnreachableError
+from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
 from memkv_nixl.control._admin_service import AdminService
+from memkv_nixl.control._call_counts import CallCounts
 from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._limits import CALLS_AT_ONCE_MAX, MESSAGE_BYTES_MAX
+from memkv_nixl.control._metrics import ControlSource
 from memkv_nixl.control._placement_service import PlacementService
 from memkv_nixl.control._policy_services import NamespacesService, TenantsService
 from memkv_nixl.control._replica import Replica
@@ -68,6 +71,10 @@ class ControlServer:
         self._keeper: Keeper | None = None
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._calls = CallCounts()
+        self._metrics_on = settings.metrics
+        self._metrics: MetricsServer | None = None
+        self.metrics_address = ""  # where /metrics is, once it serves
 
     @property
     def keeper(self) -> Keeper:
@@ -81,8 +88,13 @@ class ControlServer:
             await self._memory.open()
         self._keeper = Keeper(self._memory, self._timing)
         await self._keeper.start()
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX)
+        server = grpc.aio.server(
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX,
+            interceptors=[self._calls],
+        )
         placement = PlacementService(self.keeper)
+        await self._serve_metrics(placement)
         placement_pb2_grpc.add_PlacementServicer_to_server(placement, server)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(NamespacesService(self.keeper), server)
         tenants_pb2_grpc.add_TenantsServicer_to_server(TenantsService(self.keeper), server)
@@ -108,6 +120,8 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Calls under way have a moment; the state is written, or another replica leads."""
+        if self._metrics is not None:
+            await self._metrics.close()
         if isinstance(self._memory, Replica):
             await self._memory.resign()
         if self._server is not None:
@@ -117,6 +131,14 @@ class ControlServer:
             await self._keeper.stop()
         else:
             await self._memory.release()
+
+    async def _serve_metrics(self, placement: PlacementService) -> None:
+        if self._metrics_on is None:
+            return
+        source = ControlSource(self.keeper, placement, self._calls)
+        listening = listen(self._metrics_on, "control.metrics")
+        self._metrics = MetricsServer(listening, source.page, source.trouble)
+        self.metrics_address = await self._metrics.start()
 
     def _bind(self, server: grpc.aio.Server) -> int:
         try:
@@ -130,8 +152,8 @@ class ControlServer:
             ) from error
 
 
-async def serve(settings: ControlSettings, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP; `ready` hears the address."""
+async def serve(settings: ControlSettings, ready: Callable[[str, str], None]) -> None:
+    """Serves until SIGTERM, SIGINT or SIGHUP; `ready` hears its address and that of /metrics."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in end_signals():
@@ -142,7 +164,7 @@ async def serve(settings: ControlSettings, ready: Callable[[str], None]) -> None
         started = asyncio.ensure_future(server.start())  # it waits for etcd as long as it takes
         await asyncio.wait({stop, started}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.done():
-            ready(await started)
+            ready(await started, server.metrics_address)
             await _first_of(stop, asyncio.ensure_future(server.failed()))
         else:
             await _first_of(stop, started)

@@ -28,6 +28,7 @@ from google.protobuf.message import DecodeError
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._control_plane import Replicas, refusal_of
 from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
+from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
 from memkv_nixl._stat import parse_stats
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc
@@ -35,6 +36,8 @@ from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._block_mover import BlockMover
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
+from memkv_nixl.store._node_metrics import AgentNumbers, Stats
+from memkv_nixl.store._node_source import NodeSource
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -84,17 +87,28 @@ class NodeAgent:
         self._map = self._stored_map()
         self._state = map_pb2.NODE_STATE_SERVING
         self._up = asyncio.Event()  # memkvd serves
+        self._starts = 0
+        self._registered = False
         self._stat: _Stat | None = None
         self._held = 0  # the epoch of the map that memkvd said it holds
         self._mover: BlockMover | None = None
         self._moving = threading.Event()  # set: it is to end
         self._drained = False
 
-    async def run(self, stop: asyncio.Event, ready: Callable[[Running], None]) -> None:
-        """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on."""
-        running = await asyncio.to_thread(self._daemon.start)
-        self._serves(running)
-        ready(running)
+    async def run(self, stop: asyncio.Event, ready: Callable[[Running, str], None]) -> None:
+        """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on.
+
+        `ready` hears of memkvd, and where /metrics is.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            metrics = await self._serve_metrics(stack)
+            running = await asyncio.to_thread(self._daemon.start)
+            self._serves(running)
+            ready(running, metrics)
+            await self._run_on(stop, running)
+        await asyncio.to_thread(self._daemon.stop)
+
+    async def _run_on(self, stop: asyncio.Event, running: Running) -> None:
         tasks = [
             asyncio.create_task(stop.wait(), name="memkv-node-stop"),
             asyncio.create_task(self._keep_daemon(running), name="memkv-node-daemon"),
@@ -110,7 +124,6 @@ class NodeAgent:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._daemon.stop)
 
     def close(self) -> None:
         """Lets go of memkvd, if it runs, and of the folder."""
@@ -143,12 +156,39 @@ class NodeAgent:
 
     def _serves(self, running: Running) -> None:
         how = "goes on with" if running.adopted else "started"
-        _log.info("%s memkvd, process %d, on %s", how, running.pid, running.address)
+        fields = {"pid": running.pid, "address": running.address, "adopted": running.adopted}
+        _log.info(
+            "%s memkvd, process %d, on %s",
+            how,
+            running.pid,
+            running.address,
+            extra={"fields": fields},
+        )
         if self._stat is not None:
             self._stat.close()
         self._stat = _Stat(running.address)
         self._drained = False
+        self._starts += not running.adopted
         self._up.set()
+
+    # ---- /metrics
+
+    async def _serve_metrics(self, stack: contextlib.AsyncExitStack) -> str:
+        if self._settings.metrics is None:
+            return ""
+        source = NodeSource(str(self._settings.device), self._ask, self._agent_numbers)
+        listening = listen(self._settings.metrics, "node.metrics")
+        server = MetricsServer(listening, source.page, source.trouble)
+        stack.push_async_callback(server.close)
+        return await server.start()
+
+    async def _ask(self) -> Stats:
+        if not self._up.is_set() or self._stat is None:
+            raise UnreachableError("memkvd does not run")
+        return await self._stat.ask()
+
+    def _agent_numbers(self) -> AgentNumbers:
+        return AgentNumbers(self._starts, self._registered)
 
     # ---- the control plane
 
@@ -200,6 +240,7 @@ class NodeAgent:
                 with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                     await reader
         finally:
+            self._registered = False
             stream.cancel()
 
     async def _hello(self) -> pb.NodeHello:
@@ -332,7 +373,13 @@ class NodeAgent:
         write_map_file(self._map_file, fresh)
         self._daemon.read_map()
         self._map = fresh
-        _log.info("the map of epoch %d has %d nodes", fresh.epoch, len(fresh.nodes))
+        fields = {"epoch": fresh.epoch, "nodes": len(fresh.nodes)}
+        _log.info(
+            "the map of epoch %d has %d nodes",
+            fresh.epoch,
+            len(fresh.nodes),
+            extra={"fields": fields},
+        )
 
     def _stored_map(self) -> map_pb2.ClusterMap:
         try:
@@ -341,7 +388,7 @@ class NodeAgent:
             return map_pb2.ClusterMap()  # the control plane sends it again
 
 
-async def serve(settings: NodeSettings, ready: Callable[[Running], None]) -> None:
+async def serve(settings: NodeSettings, ready: Callable[[Running, str], None]) -> None:
     """Runs a node's agent until SIGTERM, SIGINT or SIGHUP."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -55,6 +55,7 @@ inline constexpr std::uint64_t kPeerStallMs =
 inline constexpr std::size_t kHandsMax = 64;
 inline constexpr unsigned kHandsDefaultMax = 8;  // more only when a flag asks for them
 inline constexpr std::uint32_t kWeightMax = 1'000'000;
+inline constexpr std::size_t kSpacesCounted = 64;  // namespaces with numbers of their own in STAT
 inline constexpr std::size_t kMatchKeysPerSlice = 1024;
 inline constexpr std::size_t kListsPerPeerMax = 4;  // LISTs being answered
 inline constexpr std::size_t kBlocksPerSlice = 64;  // blocks of PUT or GET begun in one task

@@ -17,7 +17,7 @@ std::atomic<LogLevel> least_level{LogLevel::info};
 
 struct Sink {
   std::mutex mutex;
-  LogSink custom;
+  LogFieldsSink custom;
 };
 
 Sink& sink();
@@ -60,6 +60,13 @@ std::string one_line(std::string_view line) {
 }  // namespace
 
 void set_log_sink(LogSink custom) {
+  if (!custom) return set_log_fields_sink({});
+  set_log_fields_sink(
+      [custom = std::move(custom)](LogLevel level, std::string_view line,
+                                   std::span<const LogField>) { custom(level, line); });
+}
+
+void set_log_fields_sink(LogFieldsSink custom) {
   const std::lock_guard lock(sink().mutex);
   sink().custom = std::move(custom);
 }
@@ -68,12 +75,12 @@ void set_log_level(LogLevel least) {
   least_level.store(least, std::memory_order_relaxed);
 }
 
-void log(LogLevel level, std::string_view line) {
+void log(LogLevel level, std::string_view line, std::initializer_list<LogField> fields) {
   if (level < least_level.load(std::memory_order_relaxed)) return;
   const std::string clean = one_line(line);
   const std::lock_guard lock(sink().mutex);
   if (sink().custom) {
-    sink().custom(level, clean);
+    sink().custom(level, clean, fields);
   } else {
     to_standard_error(level, clean);
   }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -10,11 +12,21 @@ namespace memkv {
 
 enum class LogLevel : unsigned char { debug, info, warning, error };
 
+// Something that a line is about, for machines; its sentence says it, too.
+struct LogField {
+  std::string_view name;
+  std::string_view value;
+};
 using LogSink = std::function<void(LogLevel, std::string_view line)>;
+using LogFieldsSink =
+    std::function<void(LogLevel, std::string_view line, std::span<const LogField> fields)>;
 
-// Replaces where lines go; an empty sink brings standard error back. Thread: before threads start.
+// Either replaces where lines go; an empty sink brings standard error back. Thread: any, but a sink
+// never logs.
 void set_log_sink(LogSink sink);
+void set_log_fields_sink(LogFieldsSink sink);
 void set_log_level(LogLevel least);
-void log(LogLevel level, std::string_view line);  // Thread: any.
+// Thread: any.
+void log(LogLevel level, std::string_view line, std::initializer_list<LogField> fields = {});
 
 }  // namespace memkv

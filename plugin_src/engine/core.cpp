@@ -9,7 +9,7 @@ Core::Core(const StoreOptions& with, const Superblock& superblock, Index entries
     : options(with),
       executor(runs_on),
       super(superblock),
-      io(device, stats),
+      io(device, stats, runs_on.clock()),
       pages(arena.memory()),
       index(std::move(entries)),
       residents(pages, index),

@@ -23,12 +23,13 @@ AlignedBuffer::AlignedBuffer(std::size_t bytes) : bytes_(round_up(bytes, kPageBy
   std::memset(memory_.get(), 0, bytes_);
 }
 
-DeviceDone DeviceIo::counted(DeviceDone done) {
+DeviceDone DeviceIo::counted(DeviceDone done, Histogram* took) {
   ++in_flight_;
-  return [this, alive = std::weak_ptr<int>(alive_),
+  return [this, took, began_ns = clock_.now_ns(), alive = std::weak_ptr<int>(alive_),
           done = std::move(done)](Result<void> result) mutable {
     if (alive.expired()) return;
     --in_flight_;
+    if (took != nullptr) took->count(clock_.now_ns() - began_ns);
     if (!result) ++stats_.device_errors;
     done(std::move(result));
   };
@@ -36,16 +37,16 @@ DeviceDone DeviceIo::counted(DeviceDone done) {
 
 void DeviceIo::read(std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done) {
   stats_.device_bytes_read += bytes_of(pieces);
-  device_.read(offset, std::move(pieces), counted(std::move(done)));
+  device_.read(offset, std::move(pieces), counted(std::move(done), &stats_.device_reads));
 }
 
 void DeviceIo::write(std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done) {
   stats_.device_bytes_written += bytes_of(pieces);
-  device_.write(offset, std::move(pieces), counted(std::move(done)));
+  device_.write(offset, std::move(pieces), counted(std::move(done), &stats_.device_writes));
 }
 
 void DeviceIo::flush(DeviceDone done) {
-  device_.flush(counted(std::move(done)));
+  device_.flush(counted(std::move(done), nullptr));
 }
 
 }  // namespace memkv::engine

@@ -1,6 +1,6 @@
-// DeviceIo: the engine's only way to its device. Counts what is under way, bytes and errors, and
-// forgets callbacks whose store is gone: what a callback owns (buffers) lives until the device is
-// done with it in any case.
+// DeviceIo: the engine's only way to its device. Counts what is under way, bytes, times and errors,
+// and forgets callbacks whose store is gone: what a callback owns (buffers) lives until the device
+// is done with it in any case.
 //
 // Thread: the mind.
 #pragma once
@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/result.h"
 #include "device/device.h"
@@ -40,8 +41,9 @@ class AlignedBuffer {
 
 class DeviceIo {
  public:
-  // Both outlive this.
-  DeviceIo(Device& device, StoreStats& stats) : device_(device), stats_(stats) {}
+  // All outlive this.
+  DeviceIo(Device& device, StoreStats& stats, Clock& clock)
+      : device_(device), stats_(stats), clock_(clock) {}
 
   void read(std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done);
   void write(std::uint64_t offset, std::vector<iovec> pieces, DeviceDone done);
@@ -51,10 +53,12 @@ class DeviceIo {
   [[nodiscard]] Device& device() { return device_; }
 
  private:
-  [[nodiscard]] DeviceDone counted(DeviceDone done);
+  // `took` is null for what is not measured.
+  [[nodiscard]] DeviceDone counted(DeviceDone done, Histogram* took);
 
   Device& device_;
   StoreStats& stats_;
+  Clock& clock_;
   std::size_t in_flight_ = 0;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };

@@ -163,6 +163,7 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
       core_.residents.add(put.print, std::move(put.meta), Share::put, std::exchange(put.memory, {}),
                           ResidentState::dirty);
   entry.resident = slot;
+  core_.stats.put_bytes += entry.length;
   --granted_;
   erase(at);
   writer_.enqueue(slot, granted_ns);

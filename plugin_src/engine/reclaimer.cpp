@@ -139,6 +139,7 @@ void Reclaimer::loaded(const Placed& placed, Code code, std::uint32_t slot) {
 
 void Reclaimer::move_to_tail(Entry& entry) {
   ++core_.stats.rewritten_blocks;
+  core_.stats.rewritten_bytes += entry.length;
   entry.segment = kNone;
   entry.hit = false;
   const std::uint32_t slot = entry.resident;
@@ -214,8 +215,10 @@ void Reclaimer::set_aside() {
 
 void Reclaimer::evict_rest() {
   for (const Placed& placed : core_.log.blocks(segment_)) {
-    if (core_.entry_at(placed.fingerprint, segment_, placed.page) == nullptr) continue;
+    const Entry* entry = core_.entry_at(placed.fingerprint, segment_, placed.page);
+    if (entry == nullptr) continue;
     ++core_.stats.evicted_blocks;
+    core_.stats.evicted_bytes += entry->length;
     core_.forget(placed.fingerprint);
   }
   core_.log.take_back(segment_);

@@ -275,6 +275,7 @@ StoreStats StoreImpl::stats() const {
   stats.records_waiting = core_.log.unwritten_records();
   stats.puts_waiting = memory_.puts_waiting();
   stats.gets_waiting = memory_.gets_waiting();
+  stats.device_operations = core_.io.in_flight();
   return stats;
 }
 
@@ -296,7 +297,7 @@ struct Opening : std::enable_shared_from_this<Opening> {
   Executor& executor;
   std::move_only_function<void(Result<std::unique_ptr<Store>>)> opened;
   StoreStats stats;
-  DeviceIo io{device, stats};
+  DeviceIo io{device, stats, executor.clock()};
   std::uint64_t began_ns = 0;
 
   void start(Random& random) {

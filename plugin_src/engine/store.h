@@ -20,6 +20,7 @@
 
 #include "base/arena.h"
 #include "base/executor.h"
+#include "base/histogram.h"
 #include "base/identity.h"
 #include "base/random.h"
 #include "base/result.h"
@@ -98,6 +99,8 @@ struct StoreStats {
   std::uint64_t device_bytes_written = 0, device_bytes_read = 0, device_errors = 0;
   std::uint64_t recovered_blocks = 0, recovery_ms = 0, puts_waiting = 0, gets_waiting = 0;
   std::uint64_t records_waiting = 0;
+  std::uint64_t put_bytes = 0, rewritten_bytes = 0, evicted_bytes = 0, device_operations = 0;
+  Histogram device_reads, device_writes;
 };
 
 class Store {

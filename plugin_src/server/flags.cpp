@@ -116,6 +116,14 @@ struct Address {
   return fail(Code::invalid, quoted(text) + " is no level; write debug, info, warning or error");
 }
 
+[[nodiscard]] Result<void> set_format(bool& json, std::string_view text) {
+  if (text != "text" && text != "json") {
+    return fail(Code::invalid, quoted(text) + " is no format of log lines; write text or json");
+  }
+  json = text == "json";
+  return {};
+}
+
 constexpr std::array kFlags = std::to_array<Flag>({
     {"device", "PATH", "a raw block device, or a file (made when --capacity is given)",
      [](Flags& f, std::string_view v) { return set_text(f.device, v); }},
@@ -152,7 +160,9 @@ constexpr std::array kFlags = std::to_array<Flag>({
      [](Flags& f, std::string_view v) {
        return set_number(f.ready_fd, v, 0, std::numeric_limits<int>::max());
      }},
-    {"log-json", "", "log lines as JSON",
+    {"log-format", "FORMAT", "text, or json: one object a line; default: text",
+     [](Flags& f, std::string_view v) { return set_format(f.log_json, v); }},
+    {"log-json", "", "the same as --log-format json",
      [](Flags& f, std::string_view v) { return set_switch(f.log_json, v); }},
     {"log-level", "LEVEL", "debug, info, warning or error; default: info",
      [](Flags& f, std::string_view v) { return set_level(f.log_level, v); }},
@@ -411,7 +421,7 @@ std::string help_text() {
       "examples:\n"
       "  memkvd --device /var/lib/memkv/data --capacity 10GiB --dram 1GiB\n"
       "  memkvd --device /dev/nvme0n1 --dram 16GiB --listen 10.0.0.7:9900 --insecure\n"
-      "  memkvd --flags-file /etc/memkv/node.flags --log-json\n"
+      "  memkvd --flags-file /etc/memkv/node.flags --log-format json\n"
       "\n"
       "Ends with 0 after SIGTERM or SIGINT (a second one ends it at once), 2 for a wrong flag, 1 "
       "when it cannot\n"

@@ -28,6 +28,7 @@ Result<void> Gets::begin(std::uint64_t request, std::span<const std::byte> body)
   fresh.items.reserve(reader->count());
   while (const auto item = reader->next()) fresh.items.emplace_back().what = *item;
   fresh.open = fresh.items.size();
+  fresh.taken_ns = session_.server.now_ns();
 
   items_ += fresh.open;
   body_bytes_ += fresh.body.size();
@@ -82,6 +83,7 @@ void Gets::got(std::uint64_t request, std::uint32_t index, Result<Pinned> pinned
 void Gets::answer_failure(std::uint64_t request, std::uint32_t index, Code code) {
   Request& whole = requests_.at(request);
   Item& item = whole.items[index];
+  count_failure(whole, code);
   wire::GetBlock reply{.epoch = session_.server.epoch, .item = index, .code = code};
   if (code == Code::invalid) {
     // The range leaves the block: the reader learns how long it is.
@@ -95,14 +97,17 @@ void Gets::answer_failure(std::uint64_t request, std::uint32_t index, Code code)
 }
 
 void Gets::ship(std::uint64_t request, std::uint32_t index, Pinned pinned) {
-  Item& item = requests_.at(request).items[index];
+  Request& whole = requests_.at(request);
+  Item& item = whole.items[index];
   item.state = State::shipping;
+  ++blocks_pinned_;
   item.get = pinned.get;
   std::uint64_t bytes = 0;
   for (const iovec& piece : pinned.pieces) bytes += piece.iov_len;
   bytes_pinned_ += bytes - item.cost;
   bytes_shipping_ += bytes;
   item.cost = bytes;
+  count_hit(whole, bytes);
 
   std::array<std::byte, kUnitsMax * sizeof(std::uint32_t)> crcs;
   MEMKV_CHECK(pinned.crcs.size() <= kUnitsMax, "a block has at most kUnitsMax units");
@@ -122,16 +127,23 @@ void Gets::ship(std::uint64_t request, std::uint32_t index, Pinned pinned) {
                                .offset = pinned.first_unit * unit_bytes_of(pinned.block_length),
                                .pieces = std::move(pinned.pieces),
                                .crcs = nullptr,
-                               .sent = [this, request, index] {
-                                 unpin(request, index, State::shipping);
-                                 resume();
-                               }});
+                               .sent = [this, request, index] { sent(request, index); }});
+}
+
+void Gets::sent(std::uint64_t request, std::uint32_t index) {
+  if (find(request, index, State::shipping) != nullptr) {
+    const std::uint64_t taken_ns = requests_.at(request).taken_ns;
+    session_.server.counters.get_whole.count(session_.server.now_ns() - taken_ns);
+  }
+  unpin(request, index, State::shipping);
+  resume();
 }
 
 void Gets::unpin(std::uint64_t request, std::uint32_t index, State state) {
   Item* item = find(request, index, state);
   if (item == nullptr) return;
   session_.server.store.end_get(item->get);
+  --blocks_pinned_;
   bytes_pinned_ -= item->cost;
   bytes_shipping_ -= item->cost;
   end(request, *item);
@@ -210,6 +222,7 @@ void Gets::forget_all() {
   body_bytes_ = 0;
   bytes_pinned_ = 0;
   bytes_shipping_ = 0;
+  blocks_pinned_ = 0;
 }
 
 Gets::Item* Gets::find(std::uint64_t request, std::uint32_t item, State state) {
@@ -231,6 +244,20 @@ void Gets::end(std::uint64_t request, Item& item) {
 void Gets::count_delay(std::uint64_t delay_ns) {
   std::uint64_t& average = session_.server.get_delay_ns;
   average = average - average / 8 + delay_ns / 8;
+}
+
+void Gets::count_hit(const Request& whole, std::uint64_t bytes) {
+  ServerContext& server = session_.server;
+  server.counters.get_first_byte.count(server.now_ns() - whole.taken_ns);
+  server.counters.get_bytes += bytes;
+  SpaceCounters& space = server.spaces.claim(session_.tenant, whole.space.id);
+  ++space.hits;
+  space.get_bytes += bytes;
+}
+
+void Gets::count_failure(const Request& whole, Code code) {
+  if (code != Code::not_found && code != Code::corrupt) return;
+  ++session_.server.spaces.find(session_.tenant, whole.space.id).misses;
 }
 
 }  // namespace memkv

@@ -30,6 +30,8 @@ class Gets {
   [[nodiscard]] std::size_t items() const { return items_; }
   [[nodiscard]] std::uint64_t body_bytes() const { return body_bytes_; }
   [[nodiscard]] std::uint64_t bytes_pinned() const { return bytes_pinned_; }
+  [[nodiscard]] std::size_t blocks_pinned() const { return blocks_pinned_; }
+  [[nodiscard]] std::size_t queued() const { return queue_.size(); }
   // Handed to the link and not sent whole: an upper bound of the payload among the link's queued
   // bytes.
   [[nodiscard]] std::uint64_t bytes_shipping() const { return bytes_shipping_; }
@@ -48,6 +50,7 @@ class Gets {
     Namespace space;
     std::vector<Item> items;
     std::size_t open = 0;
+    std::uint64_t taken_ns = 0;
   };
 
   [[nodiscard]] Item* find(std::uint64_t request, std::uint32_t item, State state);
@@ -55,6 +58,7 @@ class Gets {
   void got(std::uint64_t request, std::uint32_t index, Result<Pinned> pinned);
   void answer_failure(std::uint64_t request, std::uint32_t index, Code code);
   void ship(std::uint64_t request, std::uint32_t index, Pinned pinned);
+  void sent(std::uint64_t request, std::uint32_t index);
   // A shipment is over, sent or recalled: its block is unpinned.
   void unpin(std::uint64_t request, std::uint32_t index, State state);
   [[nodiscard]] bool cancel_item(std::uint64_t request, std::uint32_t index);
@@ -62,6 +66,8 @@ class Gets {
   void recall(std::uint64_t request, std::uint32_t item);
   void end(std::uint64_t request, Item& item);
   void count_delay(std::uint64_t delay_ns);
+  void count_hit(const Request& whole, std::uint64_t bytes);
+  void count_failure(const Request& whole, Code code);
 
   Session& session_;
   std::map<std::uint64_t, Request> requests_;
@@ -70,6 +76,7 @@ class Gets {
   std::uint64_t body_bytes_ = 0;
   std::uint64_t bytes_pinned_ = 0;
   std::uint64_t bytes_shipping_ = 0;
+  std::size_t blocks_pinned_ = 0;
 };
 
 }  // namespace memkv

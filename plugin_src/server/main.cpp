@@ -52,12 +52,21 @@ constexpr std::uint64_t kStopGraceMs = 5000;  // for requests that were begun wh
   return out + "\"";
 }
 
-void log_as_json(LogLevel level, std::string_view line) {
-  static constexpr std::array<const char*, 4> kNames = {"debug", "info", "warning", "error"};
-  const std::string text = "{\"time\": \"" + utc_time_text() + "\", \"level\": \"" +
-                           kNames[static_cast<std::size_t>(level)] +
-                           "\", \"message\": " + json_text(line) + "}\n";
-  std::fputs(text.c_str(), stderr);
+// One object a line, docs/reference/logs.md.
+void log_as_json(std::string node) {
+  set_log_fields_sink([node = json_text(node)](LogLevel level, std::string_view line,
+                                               std::span<const LogField> fields) {
+    static constexpr std::array<const char*, 4> kNames = {"debug", "info", "warning", "error"};
+    std::string text = "{\"time\": \"" + utc_time_text() + "\", \"level\": \"" +
+                       kNames[static_cast<std::size_t>(level)] +
+                       "\", \"what\": " + json_text(line) + ", \"node\": " + node +
+                       ", \"fields\": {";
+    for (const LogField& field : fields) {
+      text += (&field == fields.data() ? "" : ", ") + json_text(field.name) + ": " +
+              json_text(field.value);
+    }
+    std::fputs((text + "}}\n").c_str(), stderr);
+  });
 }
 
 // Members are destroyed from the last to the first: who serves goes before what it serves from, and
@@ -157,15 +166,21 @@ Result<void> Daemon::serve() {
   auto server = Server::start(std::move(options), *store_, *network_, *loop_, system_random());
   if (!server) return fail(server.error());
   server_ = std::move(*server);
+  if (flags_.log_json)
+    log_as_json(flags_.advertise.empty() ? server_->address() : flags_.advertise);
   read_map();
   const StoreStats stats = store_->stats();
-  log(LogLevel::info, "serves on " + server_->address() +
-                          (flags_.advertise.empty() ? "" : " as " + flags_.advertise) + ": " +
-                          size_text(stats.capacity_bytes) + " in " +
-                          std::to_string(stats.segments) + " segments of " +
-                          size_text(stats.segment_bytes) + ", " +
-                          std::to_string(stats.recovered_blocks) + " blocks recovered in " +
-                          std::to_string(stats.recovery_ms) + " ms");
+  log(LogLevel::info,
+      "serves on " + server_->address() +
+          (flags_.advertise.empty() ? "" : " as " + flags_.advertise) + ": " +
+          size_text(stats.capacity_bytes) + " in " + std::to_string(stats.segments) +
+          " segments of " + size_text(stats.segment_bytes) + ", " +
+          std::to_string(stats.recovered_blocks) + " blocks recovered in " +
+          std::to_string(stats.recovery_ms) + " ms",
+      {{"listen", server_->address()},
+       {"capacity_bytes", std::to_string(stats.capacity_bytes)},
+       {"blocks", std::to_string(stats.recovered_blocks)},
+       {"recovery_ms", std::to_string(stats.recovery_ms)}});
   if (flags_.insecure) {
     log(LogLevel::warning, "--insecure: everybody who reaches " + server_->address() +
                                " may read and write every block");
@@ -269,7 +284,7 @@ void block_signals(const Flags& flags) {
     return 0;
   }
   set_log_level(flags->log_level);
-  if (flags->log_json) set_log_sink(log_as_json);
+  if (flags->log_json) log_as_json(flags->advertise.empty() ? flags->listen : flags->advertise);
   block_signals(*flags);
   raise_descriptor_limit();
   return Daemon(std::move(*flags)).run();

@@ -358,7 +358,7 @@ void Peer::drop(Status why) {
   phase_ = Phase::dropping;
   if (why.code == Code::protocol || why.code == Code::too_large)
     ++server.counters.peers_broke_protocol;
-  if (why.code != Code::shutdown) log(LogLevel::warning, label() + " is dropped: " + why.message());
+  if (why.code != Code::shutdown) log_end(LogLevel::warning, " is dropped: ", why);
   refuse(0, why);
   scans_.forget_all();
   lists_.forget_all();
@@ -372,7 +372,7 @@ void Peer::on_closed(const Status& why) {
     const bool broke =
         why.code == Code::protocol || why.code == Code::too_large || why.code == Code::unsupported;
     if (broke) ++server.counters.peers_broke_protocol;
-    log(broke ? LogLevel::warning : LogLevel::debug, label() + " is gone: " + why.message());
+    log_end(broke ? LogLevel::warning : LogLevel::debug, " is gone: ", why);
   }
   phase_ = Phase::dropping;
   scans_.forget_all();
@@ -383,6 +383,11 @@ void Peer::on_closed(const Status& why) {
   server.counters.bytes_out_closed += link->bytes_out();
   const auto over = std::move(hooks_.over);
   over();
+}
+
+void Peer::log_end(LogLevel level, const char* how, const Status& why) const {
+  log(level, label() + how + why.message(),
+      {{"peer", link->peer()}, {"name", name_}, {"code", code_name(why.code)}});
 }
 
 std::string Peer::label() const {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "base/log.h"
 #include "server/gets.h"
 #include "server/lists.h"
 #include "server/puts.h"
@@ -40,6 +41,9 @@ class Peer final : public LinkHandler, public Session {
   }
   [[nodiscard]] std::uint64_t bytes_granted() const { return puts_.bytes_granted(); }
   [[nodiscard]] std::uint64_t bytes_pinned() const { return gets_.bytes_pinned(); }
+  [[nodiscard]] std::size_t blocks_pinned() const { return gets_.blocks_pinned(); }
+  [[nodiscard]] std::size_t puts_queued() const { return puts_.queued(); }
+  [[nodiscard]] std::size_t gets_queued() const { return gets_.queued(); }
 
   void on_frame(const wire::Header& header, std::span<const std::byte> body) override;
   [[nodiscard]] Landing on_data(std::uint64_t request, const wire::Data& data,
@@ -69,6 +73,7 @@ class Peer final : public LinkHandler, public Session {
   void resume();
   [[nodiscard]] std::uint64_t reply_bytes_queued() const;
   [[nodiscard]] std::size_t items() const { return puts_.items() + gets_.items(); }
+  void log_end(LogLevel level, const char* how, const Status& why) const;
   [[nodiscard]] std::string label() const;
 
   PeerHooks hooks_;

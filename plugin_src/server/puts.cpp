@@ -77,6 +77,7 @@ void Puts::granted(std::uint64_t request, std::uint32_t index, Result<Grant> gra
   item.was_granted = true;
   ++granted_;
   progress_ns_ = session_.server.now_ns();
+  item.granted_ns = progress_ns_;
   session_.send(wire::Type::grant, request, wire::Grant{.item = index});
 }
 
@@ -157,8 +158,17 @@ Result<void> Puts::commit(std::uint64_t request, const wire::Commit& commit) {
   --granted_;
   progress_ns_ = session_.server.now_ns();
   const auto committed = session_.server.store.commit_put(item->put, item->crcs->crcs(), crcs);
+  if (committed) count_put(requests_.at(request), *item);
   done(request, commit.item, committed ? Code::ok : committed.error().code, committed.value_or(0));
   return {};
+}
+
+void Puts::count_put(const Request& whole, const Item& item) {
+  ServerContext& server = session_.server;
+  server.counters.put.count(progress_ns_ - item.granted_ns);
+  SpaceCounters& space = server.spaces.claim(session_.tenant, whole.space.id);
+  ++space.puts;
+  space.put_bytes += item.what.length;
 }
 
 void Puts::done(std::uint64_t request, std::uint32_t index, Code code, std::uint64_t incarnation) {

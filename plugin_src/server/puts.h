@@ -43,6 +43,7 @@ class Puts {
   [[nodiscard]] std::size_t items() const { return items_; }
   [[nodiscard]] std::uint64_t body_bytes() const { return body_bytes_; }
   [[nodiscard]] std::uint64_t bytes_granted() const { return bytes_granted_; }
+  [[nodiscard]] std::size_t queued() const { return queue_.size(); }
   // Since when the peer owes bytes and has not sent any of them; 0 when it owes none.
   [[nodiscard]] std::uint64_t owed_since_ns() const { return granted_ == 0 ? 0 : progress_ns_; }
 
@@ -56,6 +57,7 @@ class Puts {
     std::vector<iovec> pieces;
     std::optional<UnitCrcs> crcs;
     std::uint32_t arrived = 0;
+    std::uint64_t granted_ns = 0;
     std::size_t piece = 0;  // the next byte's place
     std::size_t piece_at = 0;
   };
@@ -72,6 +74,7 @@ class Puts {
   void ask(std::uint64_t request, std::uint32_t index);
   void granted(std::uint64_t request, std::uint32_t index, Result<Grant> grant);
   void done(std::uint64_t request, std::uint32_t index, Code code, std::uint64_t incarnation = 0);
+  void count_put(const Request& whole, const Item& item);
   [[nodiscard]] bool cancel_item(std::uint64_t request, std::uint32_t index);
   // The recalled items are over when the link says that they are quiet.
   void recall(std::uint64_t request, std::uint32_t item);

@@ -73,6 +73,7 @@ void Scans::match_slice(std::uint64_t request, Scan& scan) {
     const BlockId id{
         .tenant = session_.tenant, .space = head.space, .key = scan.match->next()->bytes};
     const Found found = session_.server.store.match(id, head.hold_ms);
+    count_key(scan, found.present);
     wire::Found record;
     if (found.present) {
       record.where = found.in_dram ? wire::Where::dram : wire::Where::flash;
@@ -86,8 +87,30 @@ void Scans::match_slice(std::uint64_t request, Scan& scan) {
     session_.resume_later();
     return;
   }
+  count_match(scan);
   session_.link->send(wire::Type::match_reply, request, scan.found->body());
   forget(request);
+}
+
+void Scans::count_key(Scan& scan, bool present) {
+  if (!present) {
+    scan.absent += scan.present > 0 ? 1 : 0;
+    return;
+  }
+  ++scan.present;
+  scan.holes += std::exchange(scan.absent, 0);
+}
+
+void Scans::count_match(const Scan& scan) {
+  ServerContext& server = session_.server;
+  server.counters.match_found += scan.present;
+  server.counters.match_holes += scan.holes;
+  const NamespaceId& id = scan.match->head().space.id;
+  SpaceCounters& space = scan.present > 0 ? server.spaces.claim(session_.tenant, id)
+                                          : server.spaces.find(session_.tenant, id);
+  space.keys += scan.match->count();
+  space.found += scan.present;
+  space.holes += scan.holes;
 }
 
 void Scans::drop_slice(std::uint64_t request, Scan& scan) {

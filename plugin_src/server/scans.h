@@ -38,11 +38,16 @@ class Scans {
     std::optional<wire::MatchReplyWriter> found;  // into `reply`
     std::vector<Code> dropped;
     std::uint32_t next = 0;       // the first key that was not looked at
+    std::uint32_t present = 0;    // keys of MATCH that are here
+    std::uint32_t absent = 0;     // in a row, behind one that is here
+    std::uint32_t holes = 0;      // of these, with another one behind them that is here
     std::uint32_t answering = 0;  // drops the store has not answered
   };
 
   void add(std::uint64_t request, std::unique_ptr<Scan> scan);
   void match_slice(std::uint64_t request, Scan& scan);
+  static void count_key(Scan& scan, bool present);
+  void count_match(const Scan& scan);
   void drop_slice(std::uint64_t request, Scan& scan);
   void dropped(std::uint64_t request, std::uint64_t serial, std::uint32_t index, Code code);
   void send_dropped(std::uint64_t request, const Scan& scan);

@@ -24,6 +24,7 @@ class ServerImpl final : public Server {
                  .executor = executor,
                  .random = random,
                  .counters = {},
+                 .spaces = {},
                  .address = {}},
         began_ns_(context_.now_ns()) {}
   ~ServerImpl() override {
@@ -131,8 +132,10 @@ void ServerImpl::take_map(Result<std::vector<std::byte>> body) {
     context_.epoch = map->head().epoch;
     context_.map_nodes = map->count();
     context_.map = std::move(*body);
-    log(LogLevel::info, "holds the map of epoch " + std::to_string(context_.epoch) + " with " +
-                            std::to_string(context_.map_nodes) + " nodes");
+    log(LogLevel::info,
+        "holds the map of epoch " + std::to_string(context_.epoch) + " with " +
+            std::to_string(context_.map_nodes) + " nodes",
+        {{"epoch", std::to_string(context_.epoch)}, {"nodes", std::to_string(context_.map_nodes)}});
   }
   if (!wrong) return;
   ++context_.maps_refused;
@@ -146,6 +149,9 @@ std::string ServerImpl::stats_text() const {
     now.requests += peer->requests();
     now.bytes_granted += peer->bytes_granted();
     now.bytes_pinned += peer->bytes_pinned();
+    now.blocks_pinned += peer->blocks_pinned();
+    now.puts_queued += peer->puts_queued();
+    now.gets_queued += peer->gets_queued();
     now.bytes_in += peer->link->bytes_in();
     now.bytes_out += peer->link->bytes_out();
   }

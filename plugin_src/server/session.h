@@ -11,8 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/histogram.h"
 #include "engine/store.h"
 #include "server/server.h"
+#include "server/spaces.h"
 #include "transport/transport.h"
 #include "wire/wire.h"
 
@@ -23,9 +25,13 @@ struct ServerCounters {
   std::uint64_t requests_match = 0, requests_put = 0, requests_get = 0, requests_drop = 0,
                 requests_stat = 0, requests_map = 0, requests_list = 0, requests_mark = 0;
   std::uint64_t cancels = 0, reports = 0, reports_ignored = 0;
-  std::uint64_t match_keys = 0, put_blocks = 0, get_blocks = 0, drop_keys = 0;
+  std::uint64_t match_keys = 0, match_found = 0, match_holes = 0;
+  std::uint64_t put_blocks = 0, get_blocks = 0, drop_keys = 0, get_bytes = 0;
   std::uint64_t bytes_in_closed = 0, bytes_out_closed = 0;  // of links that are over
   std::array<std::uint64_t, kCodeMax + 1> refused{};        // REFUSE frames sent, by code
+  // From taking the GET to handing a block to its link, and until that has sent it; from GRANT to
+  // PUT_DONE. Of blocks that went well.
+  Histogram get_first_byte, get_whole, put;
 };
 
 // What all peers of a server share.
@@ -35,6 +41,7 @@ struct ServerContext {
   Executor& executor;
   Random& random;
   ServerCounters counters;
+  Spaces spaces;
   std::string address;     // the one clients know this node by
   std::uint64_t node = 0;  // node_id_of(address)
   std::uint64_t get_delay_ns =

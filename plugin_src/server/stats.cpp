@@ -1,6 +1,7 @@
 #include "server/stats.h"
 
 #include <string_view>
+#include <utility>
 
 namespace memkv {
 namespace {
@@ -49,14 +50,20 @@ void add_server(Lines& lines, const ServerContext& context, const ServerNow& now
   lines.add("reports_ignored", c.reports_ignored);
 
   lines.add("match_keys", c.match_keys);
+  lines.add("match_found", c.match_found);
+  lines.add("match_holes", c.match_holes);
   lines.add("put_blocks", c.put_blocks);
   lines.add("get_blocks", c.get_blocks);
+  lines.add("get_bytes", c.get_bytes);
   lines.add("drop_keys", c.drop_keys);
 
   lines.add("bytes_in", c.bytes_in_closed + now.bytes_in);
   lines.add("bytes_out", c.bytes_out_closed + now.bytes_out);
   lines.add("put_bytes_granted", now.bytes_granted);
   lines.add("get_bytes_pinned", now.bytes_pinned);
+  lines.add("get_blocks_pinned", now.blocks_pinned);
+  lines.add("put_blocks_queued", now.puts_queued);
+  lines.add("get_blocks_queued", now.gets_queued);
   lines.add("get_delay_us", context.get_delay_ns / 1000);
 
   for (const Code code : {Code::busy, Code::too_large, Code::unsupported, Code::denied,
@@ -78,6 +85,7 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("dirty_bytes", s.dirty_bytes);
   lines.add("records_waiting", s.records_waiting);
   lines.add("puts", s.puts);
+  lines.add("put_bytes", s.put_bytes);
   lines.add("puts_exist", s.puts_exist);
   lines.add("puts_conflict", s.puts_conflict);
   lines.add("puts_busy", s.puts_busy);
@@ -92,14 +100,53 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("foreign", s.foreign);
   lines.add("gets_waiting", s.gets_waiting);
   lines.add("evicted_blocks", s.evicted_blocks);
+  lines.add("evicted_bytes", s.evicted_bytes);
   lines.add("rewritten_blocks", s.rewritten_blocks);
+  lines.add("rewritten_bytes", s.rewritten_bytes);
   lines.add("lost_blocks", s.lost_blocks);
   lines.add("dropped_blocks", s.dropped_blocks);
   lines.add("device_bytes_written", s.device_bytes_written);
   lines.add("device_bytes_read", s.device_bytes_read);
   lines.add("device_errors", s.device_errors);
+  lines.add("device_operations", s.device_operations);
   lines.add("recovered_blocks", s.recovered_blocks);
   lines.add("recovery_ms", s.recovery_ms);
+}
+
+void add_latency(Lines& lines, std::string_view name, const Histogram& took) {
+  std::string text = "sum=" + std::to_string(took.sum_us());
+  for (std::size_t i = 0; i < Histogram::kBounds; ++i) {
+    text += " " + std::to_string(Histogram::bound_us(i)) + "=" + std::to_string(took.buckets()[i]);
+  }
+  lines.add(name, text + " more=" + std::to_string(took.buckets().back()));
+}
+
+void add_space(Lines& lines, std::string_view name, const SpaceCounters& space) {
+  std::string text;
+  for (const auto& [what, number] : {std::pair{"hits", space.hits},
+                                     {"misses", space.misses},
+                                     {"get_bytes", space.get_bytes},
+                                     {"keys", space.keys},
+                                     {"found", space.found},
+                                     {"holes", space.holes},
+                                     {"puts", space.puts},
+                                     {"put_bytes", space.put_bytes}}) {
+    text += (text.empty() ? "" : " ") + std::string(what) + "=" + std::to_string(number);
+  }
+  lines.add(name, text);
+}
+
+void add_spaces(Lines& lines, const Spaces& spaces) {
+  for (const SpaceCounters& space : spaces.own()) {
+    std::string name = "namespace_" + std::to_string(space.tenant) + "_";
+    for (const std::byte byte : space.id) {
+      constexpr std::string_view kDigits = "0123456789abcdef";
+      name += kDigits[std::to_integer<std::size_t>(byte >> 4)];
+      name += kDigits[std::to_integer<std::size_t>(byte & std::byte{15})];
+    }
+    add_space(lines, name, space);
+  }
+  add_space(lines, "namespace_other", spaces.other());
 }
 
 }  // namespace
@@ -107,7 +154,14 @@ void add_store(Lines& lines, const StoreStats& s) {
 std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
   Lines lines;
   add_server(lines, context, now);
-  add_store(lines, context.store.stats());
+  const StoreStats store = context.store.stats();
+  add_store(lines, store);
+  add_latency(lines, "latency_get_first_byte", context.counters.get_first_byte);
+  add_latency(lines, "latency_get_whole", context.counters.get_whole);
+  add_latency(lines, "latency_put", context.counters.put);
+  add_latency(lines, "latency_device_read", store.device_reads);
+  add_latency(lines, "latency_device_write", store.device_writes);
+  add_spaces(lines, context.spaces);
   return lines.take();
 }
 

@@ -11,6 +11,7 @@ namespace memkv {
 struct ServerNow {
   std::uint64_t uptime_ms = 0;
   std::uint64_t peers = 0, requests = 0, bytes_granted = 0, bytes_pinned = 0;
+  std::uint64_t blocks_pinned = 0, puts_queued = 0, gets_queued = 0;
   std::uint64_t bytes_in = 0, bytes_out = 0;  // of the links that are not over
 };
 

@@ -120,6 +120,32 @@ def case_groups_lie_together() -> None:
         assert agent.match(names(32), group="run") == [Match(True, 1000)] * 32
 
 
+def case_metrics() -> None:
+    from memkv_nixl import metrics
+
+    page = Path(__file__).parents[2] / "docs/reference/metrics.md"
+    documented = {
+        line.split("`")[1]
+        for line in page.read_text("utf-8").splitlines()
+        if line.startswith("| `memkv_client_")
+    }
+    with shared_agent() as agent:
+        assert agent.put(names(3), [block(i) for i in range(3)]) == [OK] * 3
+        targets = [np.zeros_like(block(0)) for _ in range(2)]
+        assert agent.get([names(1)[0], b"none"], targets) == [OK, Status.NOT_FOUND]
+        lines = metrics.text().splitlines()
+        assert {line.split()[2] for line in lines if line.startswith("# TYPE")} == documented
+        for sample in (
+            "memkv_client_loaded 1",
+            "memkv_client_backends 1",
+            'memkv_client_puts_total{result="ok"} 3',
+            "memkv_client_hits_total 1",
+            "memkv_client_misses_total 1",
+            f'memkv_client_bytes_total{{operation="get"}} {block(0).nbytes}',
+        ):
+            assert sample in lines, sample
+
+
 def case_match_and_longest_prefix() -> None:
     with shared_agent() as agent:
         assert agent.longest_prefix(names(4)) == 0

@@ -73,7 +73,7 @@ def test_it_registers_and_beats_with_what_memkvd_counts(machine: Machine, plane:
         we.wait_node(lambda node: node.epoch > 1)
         log = agent.end()
         assert "stopped" in (machine.folder / "agent" / "memkvd.log").read_text("utf-8")
-        assert any("registered with" in line["message"] for line in log)
+        assert any("registered with" in line["what"] for line in log)
         we.wait_event("node_silent")
 
 
@@ -170,7 +170,7 @@ def test_a_drained_node_is_told(machine: Machine, plane: Served) -> None:
         epoch = node.epoch
         we.wait_node(lambda node: node.epoch >= epoch)
         assert put(agent.address) == "ok", "it serves as long as it runs"
-        assert any("DRAINING" in line["message"] for line in agent.end())
+        assert any("DRAINING" in line["what"] for line in agent.end())
 
 
 def test_the_agent_of_a_removed_node_ends_and_memkvd_serves_on(

@@ -30,7 +30,11 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with control(tmp_path) as served:
-        assert [line["message"] for line in served.end(number)][-1] == "stops"
+        lines = served.end(number)
+        assert lines[-1]["what"] == "stops"
+        assert {line["node"] for line in lines} == {"control"}
+        started = {"kind": "started", "subject": "control", "epoch": 2}
+        assert next(line["fields"] for line in lines if line["fields"]) == started
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
@@ -38,6 +42,9 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     beyond = memkv("control", "serve", "--listen", "0.0.0.0:0", *state)
     assert beyond.returncode == 2
     assert b"--insecure" in beyond.stderr
+    shaped = memkv("control", "serve", "--log-format", "xml", *state)
+    assert shaped.returncode == 2
+    assert b"control.log_format: 'xml'" in shaped.stderr
     hasty = memkv("control", "serve", "--deadline-ms", "1000", *state)
     assert hasty.returncode == 2
     assert b"control.deadline_ms" in hasty.stderr

@@ -22,6 +22,7 @@ class Node:
     dram: str = "256MiB"
     flags: tuple[str, ...] = ()
     address: str = "127.0.0.1:0"
+    metrics: str = ""  # where its /metrics is, with the flag --metrics
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def start(self) -> Node:
@@ -37,7 +38,8 @@ class Node:
         if not line:
             errors = self.process.communicate()[1]
             raise AssertionError(f"the node did not start ({self.process.returncode}): {errors}")
-        self.address = json.loads(line)["address"]
+        said = json.loads(line)
+        self.address, self.metrics = said["address"], said.get("metrics", "")
         return self
 
     def stop(self) -> None:

@@ -235,14 +235,25 @@ def test_a_port_in_use_is_refused(run: Run, serve: Serve, tmp_path: Path) -> Non
     refuses(second, 1, first.address)
 
 
-def test_logs_as_json(serve: Serve, tmp_path: Path) -> None:
-    node = serve("--device", tmp_path / 'data "x"', *SIZES, "--log-json")
+@pytest.mark.parametrize("flags", [("--log-json",), ("--log-format", "json")])
+def test_logs_as_json(serve: Serve, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    node = serve("--device", tmp_path / 'data "x"', *SIZES, *flags)
+    with node.connect() as peer:
+        peer.sendall(bytes(64))  # no frame
+        while peer.recv(4096):
+            pass
     code, said = node.end(signal.SIGTERM)
     assert code == 0
     lines = [json.loads(line) for line in said.splitlines()]
-    assert len(lines) >= 3
-    assert {"time", "level", "message"} == set(lines[0])
-    assert any('data "x"' in line["message"] for line in lines)
+    assert all(list(line) == ["time", "level", "what", "node", "fields"] for line in lines)
+    assert any('data "x"' in line["what"] for line in lines)
+    (serves,) = (line for line in lines if line["what"].startswith("serves on"))
+    assert serves["node"] == node.address
+    assert serves["fields"]["listen"] == node.address
+    assert serves["fields"]["blocks"] == "0"
+    (gone,) = (line for line in lines if line["fields"].get("code") == "protocol")
+    assert gone["level"] == "warning"
+    assert gone["fields"]["peer"] in gone["what"]
 
 
 def test_hands_serve_and_stop_too(serve: Serve, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ TEST(Flags, WrongValuesAreNamedWithWhatToWrite) {
   EXPECT_TRUE(refused(parse_more({"--weight", "-1"}), {"--weight", "0 to 1000000"}));
   EXPECT_TRUE(refused(parse_more({"--rewrite-percent", "101"}), {"--rewrite-percent", "0 to 100"}));
   EXPECT_TRUE(refused(parse_more({"--index-flush-ms", "0"}), {"--index-flush-ms", "1 to 60000"}));
+  EXPECT_TRUE(refused(parse_more({"--log-format", "xml"}), {"--log-format", "'xml'", "json"}));
   EXPECT_TRUE(refused(parse_more({"--log-level", "loud"}), {"--log-level", "'loud'", "warning"}));
   EXPECT_TRUE(refused(parse_more({"--format=yes"}), {"--format", "'yes'", "true"}));
 }

@@ -4,8 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <set>
 #include <sstream>
 
 #include "support/server_world.h"
@@ -513,22 +511,6 @@ TEST_F(ServerTest, ReportsReachTheStoreButNotMoreThanItCanCheck) {
   ASSERT_EQ(store_->reports.size(), kReportsPerPeerPerSecond);
   EXPECT_EQ(store_->reports[3], (std::pair<TenantId, std::uint64_t>{kDefaultTenant, 3}));
   EXPECT_EQ(stat("reports_ignored"), 200 - kReportsPerPeerPerSecond);
-}
-
-// ---- the page and the lines are the same
-
-TEST_F(ServerTest, EveryLineOfStatStandsInItsPage) {
-  serve();
-  std::set<std::string> lines;
-  std::istringstream text(server_->stats_text());
-  for (std::string line; std::getline(text, line);) lines.insert(line.substr(0, line.find(' ')));
-  std::ifstream page("docs/reference/stat.md");
-  if (!page) GTEST_SKIP() << "docs/reference/stat.md is not below the working directory";
-  std::set<std::string> documented;
-  for (std::string line; std::getline(page, line);) {
-    if (line.starts_with("| `")) documented.insert(line.substr(3, line.find('`', 3) - 3));
-  }
-  EXPECT_EQ(lines, documented);
 }
 
 }  // namespace
