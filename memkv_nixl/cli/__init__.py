@@ -21,8 +21,8 @@ from memkv_nixl.cli import (
     _engine_config,
     _node,
     _plugins,
-    _replay,
     _pool_status,
+    _replay,
     _status,
     _up,
 )

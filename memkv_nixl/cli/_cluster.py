@@ -43,8 +43,7 @@ def control_flags(
         "--control",
         metavar="HOST:PORT,…",
         default=os.environ.get("MEMKV_CONTROL", default),
-        help="the control plane, or its replicas (default: MEMKV_CONTROL, or "
-        f"{default or 'none'})",
+        help=f"the control plane, or its replicas (default: MEMKV_CONTROL, or {default or 'none'})",
     )
     for name in _TLS:
         reach.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help="a PEM file")
@@ -300,8 +299,9 @@ class _Control:
 
         stub, messages = self._admin
         request = messages.WatchEventsRequest(after=after, follow=follow)
+        timeout_s = None if follow else _CALL_S
         try:
-            yield from stub(self._channel()).WatchEvents(request, timeout=None if follow else _CALL_S)
+            yield from stub(self._channel()).WatchEvents(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise self._error(error) from error
 

@@ -3,9 +3,9 @@
     LIST ──▶ MATCH there ──▶ GET here ──▶ PUT there, held ──▶ MARK here ──▶ COMMIT there
 
 Nothing that was dropped comes back by it: a copy becomes visible only when its source, asked after
-every byte had arrived, still had that very block; and whoever drops a block drops it everywhere, and
-then once more (docs/formats/wire.md, section 6). What fails is tried again by the next pass: all that is
-remembered are the marks, and those are memkvd's.
+every byte had arrived, still had that very block; and whoever drops a block drops it everywhere,
+and then once more (docs/formats/wire.md, section 6). What fails is tried again by the next pass:
+all that is remembered are the marks, and those are memkvd's.
 
 Blocking; runs in a thread of the agent's.
 """

@@ -333,7 +333,7 @@ class NodeAgent:
                 await self._move_once(draining)
             except MemKVError as error:
                 _log.warning("blocks wait to be moved: %s", error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged; a side job may not end the agent
                 # Whatever is wrong there, the node keeps its heartbeat.
                 _log.exception("blocks wait to be moved")
             beats = 1 if draining and not self._drained else _MOVE_BEATS

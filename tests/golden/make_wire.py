@@ -218,9 +218,7 @@ def block_frames() -> dict[str, list[Field]]:
     }
 
 
-def map_node(
-    node: int, weight: int, domain: int, address: bytes, draining: int = 0
-) -> list[Field]:
+def map_node(node: int, weight: int, domain: int, address: bytes, draining: int = 0) -> list[Field]:
     return [
         u64x(node, "node"),
         u32(weight, "weight"),
