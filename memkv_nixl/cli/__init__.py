@@ -22,6 +22,7 @@ from memkv_nixl.cli import (
     _node,
     _plugins,
     _status,
+    _tenants,
     _up,
 )
 from memkv_nixl.cli._output import Output
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         _node,
         _control,
         _cluster,
+        _tenants,
         _blocks,
         _status,
     )

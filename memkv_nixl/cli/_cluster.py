@@ -16,13 +16,20 @@ from memkv_nixl.cli._output import Output, table
 
 CONTROL_DEFAULT = "127.0.0.1:9910"
 _CALL_S = 10.0
-_DIALECTS = ("raw", "obj", "cmx")
+DIALECTS = ("raw", "obj", "cmx")
 _STATES = ("unknown", "serving", "silent", "lost", "draining")
 _TLS = ("tls_ca", "tls_cert", "tls_key")
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds nodes and namespaces."""
+    reach = reach_flags(common)
+    _add_nodes(commands, reach)
+    _add_namespaces(commands, reach)
+
+
+def reach_flags(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of every command that talks to a control plane."""
     reach = argparse.ArgumentParser(add_help=False, parents=[common])
     reach.add_argument(
         "--control",
@@ -32,8 +39,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     for name in _TLS:
         reach.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help="a PEM file")
-    _add_nodes(commands, reach)
-    _add_namespaces(commands, reach)
+    return reach
 
 
 def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
@@ -66,7 +72,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
     drop.set_defaults(run=_drop_namespace)
     for one in (create, drop):
         one.add_argument("name")
-        one.add_argument("--key-dialect", choices=_DIALECTS, default="raw")
+        one.add_argument("--key-dialect", choices=DIALECTS, default="raw")
     for one in (listing, create, drop):
         one.add_argument("--tenant", default="", help="(default: the built-in one)")
 
@@ -75,8 +81,8 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        nodes = control.placement("ListNodes", with_stats=True).nodes
+    with control(args) as plane:
+        nodes = plane.placement("ListNodes", with_stats=True).nodes
     rows = [
         {
             "address": node.address,
@@ -107,8 +113,8 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
 
 
 def _drain(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        done = control.placement("DrainNode", address=args.address, undo=args.undo)
+    with control(args) as plane:
+        done = plane.placement("DrainNode", address=args.address, undo=args.undo)
     said = "takes blocks again" if args.undo else "drains: no new block is placed on it"
     output.answer(
         {"address": args.address, "draining": not args.undo, "epoch": done.epoch},
@@ -117,8 +123,8 @@ def _drain(args: argparse.Namespace, output: Output) -> None:
 
 
 def _remove(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        done = control.placement("RemoveNode", address=args.address, force=args.force)
+    with control(args) as plane:
+        done = plane.placement("RemoveNode", address=args.address, force=args.force)
     said = "is forgotten" if done.was_known else "was not known"
     output.answer(
         {"address": args.address, "was_known": done.was_known, "epoch": done.epoch},
@@ -130,8 +136,8 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 
 
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        found = control.namespaces("ListNamespaces", tenant=args.tenant).namespaces
+    with control(args) as plane:
+        found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
     rows = [_row(space) for space in found]
     lines = [
         [
@@ -156,8 +162,8 @@ def _create_namespace(args: argparse.Namespace, output: Output) -> None:
     if args.quota is not None:
         rules["quota_bytes"] = parse_size(args.quota, "--quota")
     said = {name: value for name, value in rules.items() if value is not None}
-    with _control(args) as control:
-        done = control.namespaces("CreateNamespace", **_name(args), rules=said)
+    with control(args) as plane:
+        done = plane.namespaces("CreateNamespace", **_name(args), rules=said)
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [f"{done.namespace.name} is known (epoch {done.epoch})."],
@@ -165,8 +171,8 @@ def _create_namespace(args: argparse.Namespace, output: Output) -> None:
 
 
 def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        known = control.namespaces("ListNamespaces", tenant=args.tenant).namespaces
+    with control(args) as plane:
+        known = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
         ours = [
             space.drop_generation
             for space in known
@@ -174,7 +180,7 @@ def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
         ]
         # What nobody created is refused by the control plane, with its own sentence.
         generation = ours[0] if ours else 0
-        done = control.namespaces("DropNamespace", **_name(args), drop_generation=generation)
+        done = plane.namespaces("DropNamespace", **_name(args), drop_generation=generation)
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [f"What {args.name} held is dropped (epoch {done.epoch})."],
@@ -211,11 +217,14 @@ class _Control:
             namespaces_pb2_grpc,
             placement_pb2,
             placement_pb2_grpc,
+            tenants_pb2,
+            tenants_pb2_grpc,
         )
 
         self._address = address
         self._placement = (placement_pb2_grpc.PlacementStub(channel), placement_pb2)
         self._namespaces = (namespaces_pb2_grpc.NamespacesStub(channel), namespaces_pb2)
+        self._tenants = (tenants_pb2_grpc.TenantsStub(channel), tenants_pb2)
 
     def placement(self, name: str, /, **said: Any) -> Any:
         """A call of the service Placement."""
@@ -224,6 +233,10 @@ class _Control:
     def namespaces(self, name: str, /, **said: Any) -> Any:
         """A call of the service Namespaces."""
         return self._call(*self._namespaces, name, said)
+
+    def tenants(self, name: str, /, **said: Any) -> Any:
+        """A call of the service Tenants."""
+        return self._call(*self._tenants, name, said)
 
     def _call(self, stub: Any, messages: Any, name: str, said: dict[str, Any]) -> Any:
         import grpc
@@ -246,7 +259,8 @@ class _Control:
 
 
 @contextmanager
-def _control(args: argparse.Namespace) -> Iterator[_Control]:
+def control(args: argparse.Namespace) -> Iterator[_Control]:
+    """The control plane that the flags name."""
     try:
         import grpc
     except ImportError as error:

@@ -5,7 +5,8 @@
 
 A heartbeat is sent only when memkvd answered STAT: what does not serve is not said to. memkvd needs
 neither the agent nor the control plane; when one of them dies it serves on, and the next agent
-adopts it. The agent folder holds the last map, too (`cluster.map`).
+adopts it. The agent folder holds the last map, too (`cluster.map`), and the token that memkvd knows
+its agent by.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
+from memkv_nixl.store._own_token import OwnToken
 
 _log = logging.getLogger(__name__)
 _WEIGHT = 100  # memkvd's own default
@@ -68,6 +70,7 @@ class NodeAgent:
         settings = dataclasses.replace(settings, map_file=str(self._map_file))
         self._daemon = KeptDaemon(settings, self._folder)
         self._agent = secrets.token_bytes(16)
+        self._token = OwnToken(self._folder)
         self._membership = 0
         self._interval_s = 1.0
         self._map = self._stored_map()
@@ -77,7 +80,10 @@ class NodeAgent:
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Running], None]) -> None:
         """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on."""
+        if self._map.epoch:
+            self._hand_over(self._map)  # by an older agent's file memkvd would not know our token
         running = await asyncio.to_thread(self._daemon.start)
+        self._daemon.read_map()
         self._serves(running)
         ready(running)
         tasks = [
@@ -126,7 +132,7 @@ class NodeAgent:
         _log.info("%s memkvd, process %d, on %s", how, running.pid, running.address)
         if self._stat is not None:
             self._stat.close()
-        self._stat = _Stat(running.address)
+        self._stat = _Stat(running.address, self._token.file)
         self._up.set()
 
     # ---- the control plane
@@ -240,10 +246,13 @@ class NodeAgent:
         new = path.with_suffix(".new")
         new.write_bytes(fresh.SerializeToString())
         new.replace(path)
-        write_map_file(self._map_file, fresh)
+        self._hand_over(fresh)
         self._daemon.read_map()
         self._map = fresh
         _log.info("the map of epoch %d has %d nodes", fresh.epoch, len(fresh.nodes))
+
+    def _hand_over(self, map_: map_pb2.ClusterMap) -> None:
+        write_map_file(self._map_file, map_, self._token.rule)
 
     def _stored_map(self) -> map_pb2.ClusterMap:
         try:
@@ -268,11 +277,16 @@ async def serve(settings: NodeSettings, ready: Callable[[Running], None]) -> Non
 class _Stat:
     """Asks one memkvd how it is."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token_file: Path) -> None:
         from memkv_nixl._native import Client
 
         self.address = address
-        self._client = Client([address], name="memkv-node", timeout_ms=_STAT_TIMEOUT_MS)
+        self._client = Client(
+            [address],
+            token_file=str(token_file),
+            name="memkv-node",
+            timeout_ms=_STAT_TIMEOUT_MS,
+        )
 
     async def ask(self) -> dict[str, int | float | str]:
         return parse_stats(await asyncio.to_thread(self._client.stat, 0, _STAT_TIMEOUT_MS))

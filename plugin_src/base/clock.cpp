@@ -24,6 +24,10 @@ Clock& system_clock() {
   return *kept;
 }
 
+std::uint64_t system_wall_s() {
+  return static_cast<std::uint64_t>(std::time(nullptr));
+}
+
 std::string utc_time_text() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
