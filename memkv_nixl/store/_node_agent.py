@@ -80,8 +80,8 @@ class NodeAgent:
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Running], None]) -> None:
         """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on."""
-        if self._map.epoch:
-            self._hand_over(self._map)  # by an older agent's file memkvd would not know our token
+        # Before there is a map memkvd has its own, of epoch 1, and is to know our token already.
+        self._hand_over(self._map if self._map.epoch else map_pb2.ClusterMap(epoch=1))
         running = await asyncio.to_thread(self._daemon.start)
         self._daemon.read_map()
         self._serves(running)

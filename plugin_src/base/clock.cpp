@@ -25,7 +25,9 @@ Clock& system_clock() {
 }
 
 std::uint64_t system_wall_s() {
-  return static_cast<std::uint64_t>(std::time(nullptr));
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);  // time() may lag behind it, past the end of a second
+  return static_cast<std::uint64_t>(now.tv_sec);
 }
 
 std::string utc_time_text() {

@@ -119,7 +119,7 @@ bool Credentials::changed() {
 void Credentials::look() {
   if (path_.empty()) return;
   // What could not be read is tried again: whoever writes it may have been in the middle.
-  if (!changed() && trouble_.good()) return;
+  if (!changed() && holds_ && trouble_.good()) return;
   auto read = read_token_file(path_);
   if (!read) {
     if (holds_ && trouble_.text != read.error().text) {

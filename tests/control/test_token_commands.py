@@ -86,19 +86,19 @@ def test_tenants_by_the_commands(pool: Pool) -> None:
     assert stat.S_IMODE(Path(acme).stat().st_mode) == 0o600
     # The map with their keys is with the node when it lets them in.
     until(
-        lambda: pool.blocks("put", "k", "--token-file", acme, stdin=b"secret").returncode == 0,
+        lambda: pool.blocks("put", "k", "-", "--token-file", acme, stdin=b"secret").returncode == 0,
         "the node does not learn of the tenant",
     )
-    got = pool.blocks("get", "k", "--token-file", acme)
+    got = pool.blocks("get", "k", "-", "--token-file", acme)
     assert (got.returncode, got.stdout) == (0, b"secret")
     until(
-        lambda: pool.blocks("get", "k", "--token-file", umbrella).returncode == 3,
+        lambda: pool.blocks("get", "k", "-", "--token-file", umbrella).returncode == 3,
         "another tenant does not simply miss",
     )
-    nobody = pool.blocks("get", "k")
+    nobody = pool.blocks("get", "k", "-")
     assert nobody.returncode == 1
     assert b"wants a token" in nobody.stdout + nobody.stderr
-    missing = pool.blocks("get", "k", "--token-file", "/nowhere/token")
+    missing = pool.blocks("get", "k", "-", "--token-file", "/nowhere/token")
     assert missing.returncode == 1
     assert b"/nowhere/token" in missing.stdout + missing.stderr
 
@@ -109,10 +109,11 @@ def test_a_token_may_be_for_less(pool: Pool) -> None:
     writer, _ = pool.issue("acme", "writer", "--rights", "write")
     elsewhere, _ = pool.issue("acme", "elsewhere", "--namespace", "llama")
     until(lambda: put(pool.client(writer), b"k") in ("ok", "exists"), "the writer may not write")
-    assert pool.blocks("get", "k", "--token-file", reader).stdout == b"block of k"
+    assert pool.blocks("get", "k", "-", "--token-file", reader).stdout == b"block of k"
     for file, command in ((reader, "put"), (writer, "get"), (elsewhere, "get"), (reader, "drop")):
-        refused = pool.blocks(command, "k", "--token-file", file, stdin=b"x")
-        assert refused.returncode == 1, (file, command)
+        rest = ("k",) if command == "drop" else ("k", "-")
+        refused = pool.blocks(command, *rest, "--token-file", file, stdin=b"x")
+        assert refused.returncode == 1, (file, command, refused)
         assert b"denied" in refused.stdout + refused.stderr
 
 
@@ -197,7 +198,7 @@ def test_the_agent_is_heard_although_nobody_comes_in_without_a_token(pool: Pool)
     own = pool.machine.folder / "agent" / "agent.token"
     assert stat.S_IMODE(own.stat().st_mode) == 0o600
     # It reads no block: there is none of its tenant's.
-    got = pool.blocks("get", "k", "--token-file", str(own))
+    got = pool.blocks("get", "k", "-", "--token-file", str(own))
     assert got.returncode == 3
-    refused = pool.blocks("put", "k", "--token-file", str(own), stdin=b"x")
+    refused = pool.blocks("put", "k", "-", "--token-file", str(own), stdin=b"x")
     assert refused.returncode == 1
