@@ -278,11 +278,16 @@ TEST_F(ServerTrustTest, ACrowdAtTheDoorIsBoundedAndDisturbsNobodyInside) {
   trust_both();
   RawClient& inside = come({});
   std::vector<RawClient*> crowd;
-  for (std::size_t i = 0; i < kPeersGreetingMax; ++i) crowd.push_back(&stranger());
-  RawClient& late = stranger();
-  EXPECT_TRUE(is_refused(late, Code::busy));
+  // One more than there may be; which of them comes last, the network decides.
+  for (std::size_t i = 0; i <= kPeersGreetingMax; ++i) crowd.push_back(&stranger());
   EXPECT_EQ(put(inside, 1, 0, bytes_of(100, 1)).code, Code::ok);
-  for (RawClient* one : crowd) EXPECT_TRUE(is_refused(*one, Code::timeout, 3000));
+  std::multiset<Code> heard;
+  for (RawClient* one : crowd) {
+    ASSERT_TRUE(runs_until([&] { return one->closed.has_value(); }, 3000));
+    heard.insert(one->refused(0).code);
+  }
+  EXPECT_EQ(heard.count(Code::busy), 1U);
+  EXPECT_EQ(heard.count(Code::timeout), kPeersGreetingMax);
   come({});
 }
 
