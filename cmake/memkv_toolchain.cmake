@@ -63,3 +63,12 @@ else()
   find_library(MEMKV_URING_SHARED uring REQUIRED HINTS ${LIBURING_LIBDIR} ${LIBURING_LIBRARY_DIRS})
   target_link_libraries(memkv_uring INTERFACE ${MEMKV_URING_SHARED})
 endif()
+
+# libsodium, for the signatures of tokens: the archive alone, hidden in whatever it is linked into
+# (docs/adr/0022-signatures.md), so that it never meets another one in an engine's process.
+pkg_check_modules(SODIUM REQUIRED libsodium)
+find_library(MEMKV_SODIUM_ARCHIVE libsodium.a REQUIRED HINTS ${SODIUM_LIBDIR} ${SODIUM_LIBRARY_DIRS})
+add_library(memkv_sodium INTERFACE)
+target_include_directories(memkv_sodium SYSTEM INTERFACE ${SODIUM_INCLUDE_DIRS})
+target_link_libraries(memkv_sodium INTERFACE ${MEMKV_SODIUM_ARCHIVE})
+target_link_options(memkv_sodium INTERFACE -Wl,--exclude-libs,libsodium.a)

@@ -69,6 +69,8 @@ class NodeSettings:
     buffered: bool = False
     insecure: bool = False
     log_json: bool = False  # the same as log_format: json
+    anonymous: str | None = None  # yes or no: whether those without a token are taken
+    also_known_as: str | None = None  # more addresses that clients name it by, a:1,b:2
     # Under a control plane: who it is, what the agent keeps, what fails together with this node.
     control: tuple[str, ...] = _agents(())
     agent_dir: str = _agents("memkv-node")

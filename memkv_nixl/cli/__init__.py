@@ -24,6 +24,7 @@ from memkv_nixl.cli import (
     _pool_status,
     _replay,
     _status,
+    _tenants,
     _up,
 )
 from memkv_nixl.cli._output import Output
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         _node,
         _control,
         _cluster,
+        _tenants,
         _blocks,
         _status,
         _replay,

@@ -60,7 +60,7 @@ def _adapter(document: Any, setup: Setup) -> Iterator[Check]:
     )
     yield from lines
     if settings is not None:
-        yield from nodes_of(settings.nodes, setup.settings.timeout_ms)
+        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, settings.token_file)
 
 
 def _connector(text: str) -> Iterator[Check]:

@@ -127,7 +127,7 @@ def _our_tier(tier: dict[str, Any], setup: Setup) -> Iterator[Check]:
     settings, lines = tier_of(given, setup.environment)
     yield from lines
     if settings is not None:
-        yield from nodes_of(settings.nodes, setup.settings.timeout_ms)
+        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, settings.token_file)
 
 
 def obj_tier(setup: Setup) -> Iterator[Check]:

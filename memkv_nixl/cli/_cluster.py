@@ -22,7 +22,7 @@ _CALL_S = 10.0
 _LOOK_S = 0.5  # between two looks at a drain
 _TRY_S = 3.0  # of one replica, when there is another one to ask
 _ELECTION_PAUSE_S = 0.25
-_DIALECTS = ("raw", "obj", "cmx")
+DIALECTS = ("raw", "obj", "cmx")
 _STATES = ("unknown", "serving", "silent", "lost", "draining")
 _TLS = ("tls_ca", "tls_cert", "tls_key")
 
@@ -83,7 +83,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
     drop.set_defaults(run=_drop_namespace)
     for one in (create, drop):
         one.add_argument("name")
-        one.add_argument("--key-dialect", choices=_DIALECTS, default="raw")
+        one.add_argument("--key-dialect", choices=DIALECTS, default="raw")
     for one in (listing, create, drop):
         one.add_argument("--tenant", default="", help="(default: the built-in one)")
 
@@ -92,12 +92,12 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        found = control.placement("ListNodes", with_stats=True)
+    with control(args) as plane:
+        found = plane.placement("ListNodes", with_stats=True)
         if found.leader:  # that one hears the nodes; this answer is what the map says
-            control.replicas.turn(found.leader)
+            plane.replicas.turn(found.leader)
             with suppress(UnreachableError):
-                found = control.placement("ListNodes", with_stats=True)
+                found = plane.placement("ListNodes", with_stats=True)
     rows = [
         {
             "address": node.address,
@@ -133,11 +133,11 @@ def _state(node: Any) -> str:
 
 
 def _drain(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        done = control.placement("DrainNode", address=args.address, undo=args.undo)
+    with control(args) as plane:
+        done = plane.placement("DrainNode", address=args.address, undo=args.undo)
         moved = {}
         if args.wait and not args.undo:
-            moved = _await_drained(control, args.address, output)
+            moved = _await_drained(plane, args.address, output)
     said = "takes blocks again" if args.undo else "drains: no new block is placed on it"
     if moved:
         said = f"is drained, {moved['moved_blocks']} blocks moved: it can be removed"
@@ -171,8 +171,8 @@ def _await_drained(control: _Control, address: str, output: Output) -> dict[str,
 
 
 def _remove(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        done = control.placement("RemoveNode", address=args.address, force=args.force)
+    with control(args) as plane:
+        done = plane.placement("RemoveNode", address=args.address, force=args.force)
     said = "is forgotten" if done.was_known else "was not known"
     output.answer(
         {"address": args.address, "was_known": done.was_known, "epoch": done.epoch},
@@ -184,8 +184,8 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 
 
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        found = control.namespaces("ListNamespaces", tenant=args.tenant).namespaces
+    with control(args) as plane:
+        found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
     rows = [_row(space) for space in found]
     lines = [
         [
@@ -210,8 +210,8 @@ def _create_namespace(args: argparse.Namespace, output: Output) -> None:
     if args.quota is not None:
         rules["quota_bytes"] = parse_size(args.quota, "--quota")
     said = {name: value for name, value in rules.items() if value is not None}
-    with _control(args) as control:
-        done = control.namespaces("CreateNamespace", **_name(args), rules=said)
+    with control(args) as plane:
+        done = plane.namespaces("CreateNamespace", **_name(args), rules=said)
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [f"{done.namespace.name} is known (epoch {done.epoch})."],
@@ -219,8 +219,8 @@ def _create_namespace(args: argparse.Namespace, output: Output) -> None:
 
 
 def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        known = control.namespaces("ListNamespaces", tenant=args.tenant).namespaces
+    with control(args) as plane:
+        known = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
         ours = [
             space.drop_generation
             for space in known
@@ -228,7 +228,7 @@ def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
         ]
         # What nobody created is refused by the control plane, with its own sentence.
         generation = ours[0] if ours else 0
-        done = control.namespaces("DropNamespace", **_name(args), drop_generation=generation)
+        done = plane.namespaces("DropNamespace", **_name(args), drop_generation=generation)
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [f"What {args.name} held is dropped (epoch {done.epoch})."],
@@ -267,6 +267,8 @@ class _Control:
             namespaces_pb2_grpc,
             placement_pb2,
             placement_pb2_grpc,
+            tenants_pb2,
+            tenants_pb2_grpc,
         )
 
         self.replicas = replicas
@@ -275,6 +277,7 @@ class _Control:
         self._placement = (placement_pb2_grpc.PlacementStub, placement_pb2)
         self._admin = (admin_pb2_grpc.AdminStub, admin_pb2)
         self._namespaces = (namespaces_pb2_grpc.NamespacesStub, namespaces_pb2)
+        self._tenants = (tenants_pb2_grpc.TenantsStub, tenants_pb2)
 
     def close(self) -> None:
         """Hangs up."""
@@ -288,6 +291,10 @@ class _Control:
     def namespaces(self, name: str, /, **said: Any) -> Any:
         """A call of the service Namespaces."""
         return self._call(*self._namespaces, name, said)
+
+    def tenants(self, name: str, /, **said: Any) -> Any:
+        """A call of the service Tenants."""
+        return self._call(*self._tenants, name, said)
 
     def status(self) -> Any:
         """How it is."""
@@ -358,7 +365,8 @@ class _Control:
 
 
 @contextmanager
-def _control(args: argparse.Namespace) -> Iterator[_Control]:
+def control(args: argparse.Namespace) -> Iterator[_Control]:
+    """The control plane that the flags name."""
     try:
         import grpc  # noqa: F401
     except ImportError as error:

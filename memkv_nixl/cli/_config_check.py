@@ -111,13 +111,15 @@ def _all(args: argparse.Namespace, engine: Any) -> Iterator[Check]:
     for check in check_nixl():
         yield _needed(check)
     if not asked:
-        yield from nodes_of(settings.nodes, settings.timeout_ms)
+        yield from nodes_of(settings.nodes, settings.timeout_ms, settings.token_file)
 
 
-def nodes_of(nodes: Sequence[str], timeout_ms: int) -> Iterator[Check]:
+def nodes_of(
+    nodes: Sequence[str], timeout_ms: int, token_file: str | None = None
+) -> Iterator[Check]:
     """Whether nodes are named, and answer."""
     if nodes:
-        yield from check_nodes(nodes, timeout_ms)
+        yield from check_nodes(nodes, timeout_ms, token_file)
     else:
         yield Check(
             "nodes",

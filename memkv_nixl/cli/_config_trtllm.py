@@ -135,4 +135,4 @@ def _tier(setup: Setup) -> Iterator[Check]:
     yield region("staging", staging, "staging")
     yield locked_memory()
     if settings is not None:
-        yield from nodes_of(settings.nodes, setup.settings.timeout_ms)
+        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, settings.token_file)

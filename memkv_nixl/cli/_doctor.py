@@ -33,6 +33,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def _doctor(args: argparse.Namespace, output: Output) -> int:
     given = {
         "nodes": args.nodes,
+        "token_file": args.token_file,
         "namespace": args.namespace,
         "timeout_ms": args.timeout_ms,
     }
@@ -65,7 +66,7 @@ def report(checks: Iterator[Check], output: Output) -> int:
 def _all(folder: Path, settings: Settings) -> Iterator[Check]:
     yield from check_nixl()
     yield from check_machine(folder, settings.node.listen)
-    yield from check_nodes(settings.nodes, settings.timeout_ms)
+    yield from check_nodes(settings.nodes, settings.timeout_ms, settings.token_file)
 
 
 def _lines(check: Check) -> list[str]:
@@ -75,7 +76,9 @@ def _lines(check: Check) -> list[str]:
     return lines
 
 
-def check_nodes(nodes: Sequence[str], timeout_ms: int) -> Iterator[Check]:
+def check_nodes(
+    nodes: Sequence[str], timeout_ms: int, token_file: str | None = None
+) -> Iterator[Check]:
     """Whether each node answers."""
     if not nodes:
         return
@@ -83,7 +86,9 @@ def check_nodes(nodes: Sequence[str], timeout_ms: int) -> Iterator[Check]:
     from memkv_nixl._native import Client
     from memkv_nixl._stat import parse_stats
 
-    client = Client(list(nodes), name="memkv-doctor", timeout_ms=timeout_ms)
+    client = Client(
+        list(nodes), token_file=token_file or "", name="memkv-doctor", timeout_ms=timeout_ms
+    )
     try:
         for index, address in enumerate(nodes):
             name = f"node {address}"

@@ -30,6 +30,9 @@ _TEXTS = {
     "listen": "HOST:PORT (default: 127.0.0.1:9900)",
     "advertise": "the address clients know this node by",
     "log_format": "of log lines: text, or json, one object a line (default: text)",
+    "also_known_as": "more addresses that clients name it by, HOST:PORT,…",
+    "anonymous": "yes or no: take those who have no token (default: yes on loopback, elsewhere "
+    "until there are tenants)",
     "log_level": "debug, info, warning or error",
 }
 _NUMBERS = {
@@ -52,7 +55,7 @@ _AGENTS = {
 _SWITCHES = {
     "format": "overwrite whatever the device holds",
     "buffered": "do without O_DIRECT where the file system has none",
-    "insecure": "listen beyond loopback without tokens and encryption",
+    "insecure": "listen beyond loopback although nothing is encrypted",
 }
 
 

@@ -24,6 +24,9 @@ def pool_flags() -> argparse.ArgumentParser:
         "--nodes", metavar="HOST:PORT,…", help="the store nodes, spelled alike everywhere"
     )
     flags.add_argument(
+        "--token-file", metavar="FILE", help="what `memkv token issue` wrote (default: no token)"
+    )
+    flags.add_argument(
         "--namespace", metavar="NAME", help="one meaning of bytes (default: default)"
     )
     flags.add_argument(
@@ -78,12 +81,18 @@ def open_pool(args: argparse.Namespace) -> Iterator[Pool]:
 
     given: dict[str, Any] = {
         "nodes": args.nodes,
+        "token_file": args.token_file,
         "namespace": getattr(args, "namespace", None),
         "timeout_ms": args.timeout_ms,
     }
     settings = load_settings(given, config=args.config)
     nodes = list(require_nodes(settings))
-    client = Client(nodes, name="memkv-cli", timeout_ms=settings.timeout_ms)
+    client = Client(
+        nodes,
+        token_file=settings.token_file or "",
+        name="memkv-cli",
+        timeout_ms=settings.timeout_ms,
+    )
     try:
         yield Pool(client, settings, args)
     finally:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from memkv_nixl._sizes import format_size
-from memkv_nixl.cli._cluster import _STATES, _control, control_flags
+from memkv_nixl.cli._cluster import _STATES, control, control_flags
 from memkv_nixl.cli._output import Output, table
 
 EXIT_HEALTHY = 0
@@ -34,10 +34,10 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def pool_status(args: argparse.Namespace, output: Output) -> int:
     """The whole pool on one screen."""
-    with _control(args) as control:
-        plane = control.status()
-        nodes = control.placement("ListNodes", with_stats=True).nodes
-        events = list(control.events())[-_EVENTS_SHOWN:]
+    with control(args) as reached:
+        plane = reached.status()
+        nodes = reached.placement("ListNodes", with_stats=True).nodes
+        events = list(reached.events())[-_EVENTS_SHOWN:]
     document = _document(plane, nodes, events)
     output.answer(document, _human(document, args.control))
     return _EXITS[document["health"]]
@@ -152,8 +152,8 @@ def _used(stats: dict[str, int]) -> str:
 
 
 def _events(args: argparse.Namespace, output: Output) -> None:
-    with _control(args) as control:
-        for event in control.events(after=args.after, follow=args.follow):
+    with control(args) as reached:
+        for event in reached.events(after=args.after, follow=args.follow):
             row = _event(event)
             print(json.dumps(row) if output.as_json else _event_line(row), flush=True)
 

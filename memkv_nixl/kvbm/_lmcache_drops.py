@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memkv_nixl._errors import UsageError, code_name
@@ -57,9 +56,9 @@ class Drops:
             if self._closed:
                 raise UsageError("the tier is closed")
             if self._client is None:
-                file = self._settings.token_file
-                token = b"" if file is None else Path(file).read_bytes().rstrip(b"\r\n")
                 self._client = Client(
-                    list(self._settings.nodes), token=token, name="memkv-lmcache-drops"
+                    list(self._settings.nodes),
+                    token_file=self._settings.token_file or "",
+                    name="memkv-lmcache-drops",
                 )
             return self._client

@@ -1,4 +1,5 @@
-"""The map file: how an agent hands memkvd the map. docs/formats/map-file.md is the page."""
+"""The map file: how an agent hands memkvd the map, and whom to believe. docs/formats/map-file.md
+is the page."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ from memkv_nixl._native import crc32c, node_id_of
 from memkv_nixl.proto.memkv.v1.map_pb2 import NODE_STATE_DRAINING
 
 if TYPE_CHECKING:
-    from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap
+    from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap, TenantRule
 
-_MAGIC, _MAP_REPLY, _REQUEST = b"MKV1", 21, 1
+_MAGIC, _REQUEST = b"MKV1", 1
+_MAP_REPLY, _TRUST = 21, 41
 
 
-def write_map_file(path: Path, map_: ClusterMap) -> None:
-    """Puts the map in place, whole."""
+def write_map_file(path: Path, map_: ClusterMap, own: TenantRule | None = None) -> None:
+    """Puts the map in place, whole; `own` is trusted beside the map's tenants."""
     fresh = path.with_suffix(".new")
-    fresh.write_bytes(map_frame(map_))
+    fresh.write_bytes(map_frame(map_) + trust_frame(map_, own))
     fresh.replace(path)
 
 
@@ -31,5 +33,21 @@ def map_frame(map_: ClusterMap) -> bytes:
         draining = node.state == NODE_STATE_DRAINING
         body += struct.pack("<QIQBH", node.node_id, node.weight, domain, draining, len(address))
         body += address
-    head = struct.pack("<4sB3xQIII", _MAGIC, _MAP_REPLY, _REQUEST, len(body), 0, crc32c(body))
+    return _frame(_MAP_REPLY, body)
+
+
+def trust_frame(map_: ClusterMap, own: TenantRule | None = None) -> bytes:
+    """The tenants that have keys, and `own`, as the frame TRUST."""
+    rules = [*(rule for rule in map_.tenants if rule.keys), *([] if own is None else [own])]
+    body = struct.pack("<I4x", len(rules))
+    for rule in rules:
+        body += struct.pack("<QII", rule.tenant, len(rule.keys), len(rule.revoked))
+        for key in rule.keys:
+            body += struct.pack("<16s32sQ", key.id, key.public_key, key.until_s)
+        body += b"".join(rule.revoked)
+    return _frame(_TRUST, body)
+
+
+def _frame(kind: int, body: bytes) -> bytes:
+    head = struct.pack("<4sB3xQIII", _MAGIC, kind, _REQUEST, len(body), 0, crc32c(body))
     return head + struct.pack("<I", crc32c(head)) + body

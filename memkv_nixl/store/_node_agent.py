@@ -6,7 +6,8 @@
 
 A heartbeat is sent only when memkvd answered STAT: what does not serve is not said to. memkvd needs
 neither the agent nor the control plane; when one of them dies it serves on, and the next agent
-adopts it. The agent folder holds the last map, too (`cluster.map`).
+adopts it. The agent folder holds the last map, too (`cluster.map`), and the token that memkvd knows
+its agent by.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
 from memkv_nixl.store._node_metrics import AgentNumbers, Stats
 from memkv_nixl.store._node_source import NodeSource
+from memkv_nixl.store._own_token import OwnToken
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -80,6 +82,7 @@ class NodeAgent:
         settings = dataclasses.replace(settings, map_file=str(self._map_file))
         self._daemon = KeptDaemon(settings, self._folder)
         self._agent = secrets.token_bytes(16)
+        self._token = OwnToken(self._folder)
         self._membership = 0
         self._interval_s = 1.0
         self._deadline_s = 5.0
@@ -100,9 +103,12 @@ class NodeAgent:
 
         `ready` hears of memkvd, and where /metrics is.
         """
+        # Before there is a map memkvd has its own, of epoch 1, and is to know our token already.
+        self._hand_over(self._map if self._map.epoch else map_pb2.ClusterMap(epoch=1))
         async with contextlib.AsyncExitStack() as stack:
             metrics = await self._serve_metrics(stack)
             running = await asyncio.to_thread(self._daemon.start)
+            self._daemon.read_map()
             self._serves(running)
             ready(running, metrics)
             await self._run_on(stop, running)
@@ -166,7 +172,7 @@ class NodeAgent:
         )
         if self._stat is not None:
             self._stat.close()
-        self._stat = _Stat(running.address)
+        self._stat = _Stat(running.address, self._token.file)
         self._drained = False
         self._starts += not running.adopted
         self._up.set()
@@ -370,7 +376,7 @@ class NodeAgent:
         new = path.with_suffix(".new")
         new.write_bytes(fresh.SerializeToString())
         new.replace(path)
-        write_map_file(self._map_file, fresh)
+        self._hand_over(fresh)
         self._daemon.read_map()
         self._map = fresh
         fields = {"epoch": fresh.epoch, "nodes": len(fresh.nodes)}
@@ -380,6 +386,9 @@ class NodeAgent:
             len(fresh.nodes),
             extra={"fields": fields},
         )
+
+    def _hand_over(self, map_: map_pb2.ClusterMap) -> None:
+        write_map_file(self._map_file, map_, self._token.rule)
 
     def _stored_map(self) -> map_pb2.ClusterMap:
         try:
@@ -404,11 +413,16 @@ async def serve(settings: NodeSettings, ready: Callable[[Running, str], None]) -
 class _Stat:
     """Asks one memkvd how it is."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token_file: Path) -> None:
         from memkv_nixl._native import Client
 
         self.address = address
-        self._client = Client([address], name="memkv-node", timeout_ms=_STAT_TIMEOUT_MS)
+        self._client = Client(
+            [address],
+            token_file=str(token_file),
+            name="memkv-node",
+            timeout_ms=_STAT_TIMEOUT_MS,
+        )
 
     async def ask(self) -> dict[str, int | float | str]:
         return parse_stats(await asyncio.to_thread(self._client.stat, 0, _STAT_TIMEOUT_MS))

@@ -24,6 +24,12 @@ Clock& system_clock() {
   return *kept;
 }
 
+std::uint64_t system_wall_s() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);  // time() may lag behind it, past the end of a second
+  return static_cast<std::uint64_t>(now.tv_sec);
+}
+
 std::string utc_time_text() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};

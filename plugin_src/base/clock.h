@@ -18,6 +18,10 @@ class Clock {
 // The machine's monotonic clock. Thread: any.
 [[nodiscard]] Clock& system_clock();
 
+// Seconds since 1970 on the wall clock, which may jump: for tokens, whose times are those of other
+// machines, too. Thread: any.
+[[nodiscard]] std::uint64_t system_wall_s();
+
 // The wall clock's time as "2026-11-21T04:05:06Z": for people who read logs; nothing is decided by
 // it. Thread: any.
 [[nodiscard]] std::string utc_time_text();

@@ -64,6 +64,15 @@ inline constexpr std::uint64_t kRequestBytesPerPeerMax =
 inline constexpr std::uint32_t kReportsPerPeerPerSecond =
     64;                                              // each may cost a read; more are ignored
 inline constexpr std::size_t kPeersRefusedMax = 64;  // beyond kPeersMax, until they have heard why
+inline constexpr std::size_t kPeersGreetingMax = 256;  // that are not welcome yet
+
+// trust
+inline constexpr std::uint64_t kTokenSkewS = 60;           // (format) that two clocks may differ
+inline constexpr std::size_t kTokenNamespacesMax = 64;     // (format)
+inline constexpr std::size_t kTrustTenantsMax = 1024 + 1;  // (format) the agent's own among them
+inline constexpr std::size_t kTrustKeysMax = 8;            // (format) of one tenant
+inline constexpr std::size_t kTrustRevokedMax = 16384;     // (format) of all tenants together
+inline constexpr std::size_t kNodeNamesMax = 8;            // addresses that one node goes by
 
 // the engine
 inline constexpr unsigned kIncarnationBits = 40;  // (format) an incarnation is a boot and a count
@@ -108,6 +117,9 @@ inline constexpr std::size_t kPlacesMax = 4;   // where one block is looked for
 inline constexpr std::uint64_t kCopiedMs = 30'000;  // so long a second copy is believed in
 inline constexpr unsigned kDropsMax = 3;            // how often a drop begins again for a newer map
 inline constexpr std::uint64_t kMapAskMs = 500;     // between two questions for a map
+inline constexpr std::size_t kTokenFileBytesMax = 16 * 1024;
+inline constexpr std::uint64_t kTokenLookMs = 1000;      // between two looks at the token's file
+inline constexpr std::uint64_t kRenewPatienceMs = 5000;  // for requests, before a link is renewed
 
 // the NIXL plugin
 inline constexpr std::uint64_t kQueryTimeoutMsDefault =

@@ -165,13 +165,12 @@ class Names {
 
 class PyClient {
  public:
-  PyClient(std::vector<std::string> nodes, const nb::bytes& token, std::string name,
+  PyClient(std::vector<std::string> nodes, std::string token_file, std::string name,
            std::uint64_t timeout_ms, bool follow) {
     ClientOptions options;
     options.follow = follow;
     options.nodes = std::move(nodes);
-    const auto* first = reinterpret_cast<const std::byte*>(token.c_str());
-    options.token.assign(first, first + token.size());
+    options.token_file = std::move(token_file);
     options.name = std::move(name);
     options.timeout_ms = timeout_ms;
     Result<std::unique_ptr<Client>> client = fail(Code::internal);
@@ -476,9 +475,9 @@ NB_MODULE(_native, module) {
            "Of a match: (code, where, length) per block; where is 0 absent, 1 flash, 2 dram.");
 
   nb::class_<PyClient>(module, "Client", "One pool of store nodes. Safe from any thread.")
-      .def(nb::init<std::vector<std::string>, nb::bytes, std::string, std::uint64_t, bool>(),
-           nb::arg("nodes"), nb::kw_only(), nb::arg("token") = nb::bytes("", 0),
-           nb::arg("name") = "memkv", nb::arg("timeout_ms") = 0, nb::arg("follow") = true)
+      .def(nb::init<std::vector<std::string>, std::string, std::string, std::uint64_t, bool>(),
+           nb::arg("nodes"), nb::kw_only(), nb::arg("token_file") = "", nb::arg("name") = "memkv",
+           nb::arg("timeout_ms") = 0, nb::arg("follow") = true)
       .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
            nb::arg("recompute_costs") = Numbers(), nb::arg("group_prints") = Prints(),

@@ -37,7 +37,11 @@ struct ClientOptions {
   // and the client follows it; elsewhere they are all there is, and must be spelled the same
   // everywhere, because placement hashes them.
   std::vector<std::string> nodes;
-  std::vector<std::byte> token;  // empty: the built-in tenant
+  // The file with the token and its key, read again when it changed (client/credentials.h); empty:
+  // the built-in tenant. A file that is missing or wrong is no error here: the log says so, and the
+  // nodes count as unreachable until there is a good one.
+  std::string token_file;
+  std::vector<std::byte> token;  // without a proof, for nodes of simulations; beside no file
   std::string name = "memkv";    // for the nodes' logs
   std::uint64_t timeout_ms = 0;  // 0: kTimeoutMsDefault; of a request unless it brings its own
   bool follow = true;            // false: `nodes` are all there is, whatever map a node publishes

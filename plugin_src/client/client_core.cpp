@@ -42,12 +42,24 @@ void refuse_mixed_ranges(Operation& operation) {
 }  // namespace
 
 ClientCore::ClientCore(const ClientOptions& options, const ClientWorld& world)
-    : options_(options), world_(world), map_(options.nodes) {
+    : options_(options), world_(world), credentials_(options), map_(options.nodes) {
   for (const std::string& address : options_.nodes) health_.push_back(unknown_health(address));
 }
 
 void ClientCore::start() {
-  if (!closing_) adopt();
+  if (closing_) return;
+  adopt();
+  if (!options_.token_file.empty()) look_at_token();
+}
+
+void ClientCore::look_at_token() {
+  credentials_.look();
+  for (const auto& session : sessions_) {
+    if (session) session->show_token();
+  }
+  looking_at_token_ = world_.executor.after(kTokenLookMs * kNsPerMs, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->look_at_token();
+  });
 }
 
 void ClientCore::begin(const std::shared_ptr<Operation>& operation) {
@@ -229,6 +241,7 @@ void ClientCore::close(Task closed) {
     const auto all = operations_;  // ending one takes it out
     for (const auto& [number, operation] : all) end_early(operation, Code::cancelled);
     world_.executor.cancel(std::exchange(looking_, 0));
+    world_.executor.cancel(std::exchange(looking_at_token_, 0));
     world_.executor.cancel(std::exchange(outliving_, 0));
     for (const auto& session : sessions_) {
       if (session != nullptr) session->close(Code::cancelled);

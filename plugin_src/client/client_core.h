@@ -51,6 +51,7 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   // NodeOwner
   const ClientWorld& world() override { return world_; }
   const ClientOptions& options() const override { return options_; }
+  Credentials& credentials() override { return credentials_; }
   std::uint64_t next_connection() override { return ++connections_; }
   std::span<std::byte> frame_memory() override;
   void item_over(const std::shared_ptr<Operation>& operation, std::size_t item, Code code) override;
@@ -58,6 +59,8 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   void node_reconnected() override;
   void epoch_seen(std::size_t node, std::uint32_t epoch) override;
   void node_closed(std::size_t node) override;
+
+  void look_at_token();
 
   // the map
   void orient();
@@ -96,6 +99,8 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
 
   const ClientOptions options_;
   const ClientWorld world_;
+  Credentials credentials_;
+  TimerId looking_at_token_ = 0;  // while there is a file of one
   ClientMap map_;
   Copies copies_;
   std::uint32_t newest_epoch_ = 0;                      // that any node said it holds

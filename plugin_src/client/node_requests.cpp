@@ -69,7 +69,8 @@ bool NodeSession::mute_since(const Flight& flight) const {
 }
 
 std::deque<NodeSession::Part>* NodeSession::next_queue() {
-  if (phase_ != Phase::welcome || active_flights_ >= limits_.requests) return nullptr;
+  if (phase_ != Phase::welcome || renewing_) return nullptr;
+  if (active_flights_ >= limits_.requests) return nullptr;
   // Half of what a node keeps of one peer's frames.
   if (active_body_bytes_ + kBodyBytesMax > kRequestBytesPerPeerMax / 2) return nullptr;
   if (!waiting_[0].empty()) return &waiting_[0];
@@ -265,6 +266,7 @@ void NodeSession::retire_if_over(Flight& flight) {
   timeouts_in_row_ = 0;
   flights_.erase(flight.request());
   pump();
+  renew_when_idle();
 }
 
 // From here on the flight hears nothing; it ends with `code` when its memory is quiet.
@@ -285,6 +287,7 @@ void NodeSession::drained(std::uint64_t request) {
   if (node.empty()) return;
   Flight& flight = *node.mapped();
   flight.end(*this, flight.draining.value_or(Code::internal));
+  renew_when_idle();
 }
 
 // The link is gone and no hand touches anything any more.

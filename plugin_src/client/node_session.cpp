@@ -37,6 +37,16 @@ void NodeSession::connect() {
   welcomed_ = false;
   answered_ = false;
   first_request_ = next_request_;
+  if (Status why = owner_.credentials().ready(); !why.good()) {
+    // From a task of its own, as a connect that fails.
+    timer_ = owner_.world().executor.after(0, [this, why = std::move(why)] {
+      timer_ = 0;
+      failed(why);
+      refuse_waiting(Code::unreachable);
+      rest_and_connect();
+    });
+    return;
+  }
   // The network may answer long after close(): it finds nobody then.
   owner_.world().network.connect(
       health_.address, kConnectTimeoutMs * kNsPerMs,
@@ -65,7 +75,8 @@ void NodeSession::connected(std::unique_ptr<Stream> stream) {
 }
 
 void NodeSession::greet() {
-  const wire::Hello hello{.session = owner_.world().random.next(), .name = owner_.options().name};
+  session_ = owner_.world().random.next();
+  const wire::Hello hello{.session = session_, .name = owner_.options().name};
   std::array<std::byte, wire::kSmallBodyMax> body;
   link_->send(wire::Type::hello, 0, std::span(body).first(wire::encode(hello, body)));
 }
@@ -76,7 +87,9 @@ void NodeSession::on_greeting(const wire::Header& header, std::span<const std::b
     step = fail(Code::protocol, "a reply before the connection was welcome");
   } else if (header.type == wire::Type::refuse) {
     const auto refuse = wire::decode_refuse(body);
-    step = refuse ? fail(refusal(*refuse)) : fail(refuse.error());
+    Status why = refuse ? refusal(*refuse) : refuse.error();
+    if (why.code == Code::denied) why.text += owner_.credentials().hint();
+    step = fail(std::move(why));
   } else if (header.type == wire::Type::challenge && phase_ == Phase::greeting) {
     step = on_challenge(body);
   } else if (header.type == wire::Type::welcome && phase_ == Phase::proving) {
@@ -94,12 +107,16 @@ Result<void> NodeSession::on_challenge(std::span<const std::byte> body) {
   if (challenge->version < wire::kVersionMin || challenge->version > wire::kVersionMax) {
     return fail(Code::unsupported, "the node chose a version that was not offered");
   }
-  const std::span<const std::byte> token = owner_.options().token;
+  const Credentials& credentials = owner_.credentials();
+  const std::span<const std::byte> token = credentials.token();
   if (token.empty() && (challenge->auth & wire::kAuthOpen) == 0) {
-    return fail(Code::denied, "the node wants a token and this client has none: set a token");
+    return fail(Code::denied,
+                "the node wants a token and this client has none: name its file with token_file");
   }
+  shown_ = credentials.version();
+  const auto proof = credentials.proof(challenge->nonce, session_, health_.address);
   std::array<std::byte, wire::kSmallBodyMax> reply;
-  const std::size_t bytes = wire::encode(wire::Auth{.token = token, .proof = {}}, reply);
+  const std::size_t bytes = wire::encode(wire::Auth{.token = token, .proof = proof}, reply);
   link_->send(wire::Type::auth, 0, std::span(reply).first(bytes));
   phase_ = Phase::proving;
   return {};
@@ -149,9 +166,30 @@ void NodeSession::failed(const Status& why) {
   publish();
 }
 
+void NodeSession::show_token() {
+  if (phase_ != Phase::welcome || renewing_) return;
+  if (shown_ == owner_.credentials().version()) return;
+  renewing_ = true;
+  timer_ = owner_.world().executor.after(kRenewPatienceMs * kNsPerMs, [this] {
+    timer_ = 0;
+    break_link(Status(Code::timeout, "requests did not end in time for a fresh token"));
+  });
+  renew_when_idle();
+}
+
+void NodeSession::renew_when_idle() {
+  if (!renewing_ || phase_ != Phase::welcome || !flights_.empty()) return;
+  phase_ = Phase::closing;
+  owner_.world().executor.cancel(std::exchange(timer_, 0));
+  health_.connected = false;
+  publish();
+  link_->close(Status(Code::cancelled, "connects again with a fresh token"), true);
+}
+
 void NodeSession::break_link(Status why) {
   if (link_ == nullptr || phase_ == Phase::closing) return;
   phase_ = Phase::closing;
+  renewing_ = false;
   owner_.world().executor.cancel(std::exchange(timer_, 0));
   failed(why);
   link_->close(std::move(why));
@@ -159,6 +197,7 @@ void NodeSession::break_link(Status why) {
 
 void NodeSession::on_closed(const Status& why) {
   owner_.world().executor.cancel(std::exchange(timer_, 0));
+  const bool renewed = std::exchange(renewing_, false) && phase_ == Phase::closing;
   if (phase_ != Phase::closing) failed(why);
   phase_ = Phase::resting;
   link_.reset();
@@ -166,6 +205,10 @@ void NodeSession::on_closed(const Status& why) {
   if (close_asked_) {
     phase_ = Phase::closed;
     owner_.node_closed(index_);
+    return;
+  }
+  if (renewed) {
+    connect();
     return;
   }
   if (!welcomed_) refuse_waiting(Code::unreachable);

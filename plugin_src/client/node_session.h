@@ -6,7 +6,8 @@
 // connect or greeting, a lost link, a mute node or kTimeoutsInRowMax requests in a row that ran
 // into their deadline open the breaker; only the next WELCOME closes it. While it is open new
 // blocks are `unreachable` at once. Blocks that were not asked for yet when a link broke wait for
-// one more connection.
+// one more connection. When there is another token to show it lets requests end, holds others back
+// meanwhile, and connects again.
 //
 // Thread: the mind.
 #pragma once
@@ -22,6 +23,7 @@
 #include "base/executor.h"
 #include "base/random.h"
 #include "base/stream.h"
+#include "client/credentials.h"
 #include "client/flight.h"
 #include "client/operation.h"
 #include "transport/transport.h"
@@ -34,6 +36,7 @@ class NodeOwner {
   virtual ~NodeOwner() = default;
   [[nodiscard]] virtual const ClientWorld& world() = 0;
   [[nodiscard]] virtual const ClientOptions& options() const = 0;
+  [[nodiscard]] virtual Credentials& credentials() = 0;
   [[nodiscard]] virtual std::uint64_t next_connection() = 0;  // never the same twice
   // Memory to build one frame in; kBodyBytesMax long.
   [[nodiscard]] virtual std::span<std::byte> frame_memory() = 0;
@@ -62,6 +65,8 @@ class NodeSession final : public LinkHandler,
   void abandon(const std::shared_ptr<Operation>& operation, Code code);
   // A held put goes on.
   void release(const std::shared_ptr<Operation>& operation);
+  // Shows the token that there is now in a connection of its own, unless it did.
+  void show_token();
   // Ends everything with `code` where it can still be said, then node_closed().
   void close(Code code);
 
@@ -115,6 +120,7 @@ class NodeSession final : public LinkHandler,
   void on_greeting(const wire::Header& header, std::span<const std::byte> body);
   Result<void> on_challenge(std::span<const std::byte> body);
   Result<void> on_welcome(std::span<const std::byte> body);
+  void renew_when_idle();
   void break_link(Status why);
   void failed(const Status& why);
   void refuse_waiting(Code code);
@@ -148,7 +154,10 @@ class NodeSession final : public LinkHandler,
   Phase phase_ = Phase::resting;
   bool close_asked_ = false;
   Code close_code_ = Code::cancelled;
-  TimerId timer_ = 0;  // until the next connect, or the greeting's end
+  TimerId timer_ = 0;          // until the next connect, the greeting's end, or the end of patience
+  std::uint64_t session_ = 0;  // of HELLO
+  std::uint64_t shown_ = 0;    // the version of the token that this connection showed
+  bool renewing_ = false;      // no new requests until it is connected again
 
   std::unique_ptr<Link> link_;
   std::uint64_t connection_ = 0;  // the number of the connection, or of the try

@@ -190,17 +190,6 @@ Result<Dialect> dialect_of(const Given& given) {
   return static_cast<Dialect>(word - kDialectWords.begin());
 }
 
-// The file's bytes without the line end that an editor leaves behind them.
-Result<std::vector<std::byte>> token_of(const Given& given) {
-  if (given.value.empty()) return std::vector<std::byte>();
-  auto text = read_file(given.value, kTokenBytesMax);
-  if (!text) return fail(Code::invalid, given.where + ": " + text.error().text);
-  while (text->ends_with('\n') || text->ends_with('\r')) text->pop_back();
-  if (text->empty()) return fail(Code::invalid, given.where + ": the file holds no token");
-  const auto bytes = as_bytes_of(*text);
-  return std::vector<std::byte>(bytes.begin(), bytes.end());
-}
-
 Result<void> check_word(const Given& given, std::string_view only, std::string_view why) {
   if (given.value == only) return {};
   return fail(Code::invalid, given.where + ": '" + given.value + "' is not there; " +
@@ -279,9 +268,7 @@ Result<Settings> load_settings(const Parameters& given, const Environment& envir
   const auto space = space_of(at("namespace").value, settings.dialect);
   if (!space) return fail(Code::invalid, at("namespace").where + ": " + space.error().text);
   settings.space = *space;
-  auto token = token_of(at("token_file"));
-  if (!token) return fail(token.error());
-  settings.token = std::move(*token);
+  settings.token_file = at("token_file").value;
   const auto timeout_ms = milliseconds(at("timeout_ms"));
   if (!timeout_ms) return fail(timeout_ms.error());
   settings.timeout_ms = *timeout_ms;

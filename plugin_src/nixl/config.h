@@ -34,7 +34,7 @@ struct Settings {
   std::vector<std::string> nodes;  // at least one, unless Client says otherwise
   Namespace space;
   Dialect dialect = Dialect::raw;
-  std::vector<std::byte> token;  // a secret: never in a log
+  std::string token_file;  // read by the client, again and again; empty: none
   std::uint64_t timeout_ms = 0;
   std::uint64_t query_timeout_ms = 0;
 };

@@ -228,7 +228,7 @@ std::unique_ptr<abi::Engine> make_engine(const abi::Init& init, const Environmen
                                       environment, init.type);
   if (!settings) return refuse(settings.error());
   auto client = Client::open({.nodes = settings->nodes,
-                              .token = settings->token,
+                              .token_file = settings->token_file,
                               .name = client_name(init.agent),
                               .timeout_ms = settings->timeout_ms});
   if (!client) return refuse(client.error());

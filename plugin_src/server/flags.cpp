@@ -102,6 +102,26 @@ struct Address {
   return {};
 }
 
+[[nodiscard]] Result<void> set_anonymous(std::optional<Anonymous>& target, std::string_view text) {
+  if (text != "yes" && text != "no") {
+    return fail(Code::invalid, quoted(text) + " is neither yes nor no");
+  }
+  target = text == "yes" ? Anonymous::yes : Anonymous::no;
+  return {};
+}
+
+[[nodiscard]] Result<void> set_names(std::vector<std::string>& target, std::string_view text) {
+  target.clear();
+  while (!text.empty()) {
+    const std::string_view name = text.substr(0, text.find(','));
+    if (auto fine = set_address(target.emplace_back(), name, false); !fine) return fine;
+    text.remove_prefix(std::min(name.size() + 1, text.size()));
+  }
+  if (target.size() <= kNodeNamesMax) return {};
+  return fail(Code::invalid,
+              "more than " + std::to_string(kNodeNamesMax) + " names; each costs time at the door");
+}
+
 [[nodiscard]] Result<void> set_level(LogLevel& target, std::string_view text) {
   static constexpr std::array<std::pair<std::string_view, LogLevel>, 4> kLevels = {
       {{"debug", LogLevel::debug},
@@ -146,8 +166,14 @@ constexpr std::array kFlags = std::to_array<Flag>({
      [](Flags& f, std::string_view v) { return set_switch(f.format, v); }},
     {"buffered", "", "go through the page cache, where the file system has no O_DIRECT",
      [](Flags& f, std::string_view v) { return set_switch(f.buffered, v); }},
-    {"insecure", "", "listen beyond loopback although there are no tokens and no encryption",
+    {"insecure", "", "listen beyond loopback although nothing is encrypted",
      [](Flags& f, std::string_view v) { return set_switch(f.insecure, v); }},
+    {"anonymous", "yes|no",
+     "take those without a token; default: yes on loopback, elsewhere until there are tenants",
+     [](Flags& f, std::string_view v) { return set_anonymous(f.anonymous, v); }},
+    {"also-known-as", "HOST:PORT,…",
+     "more addresses that clients name this node by; their tokens' proofs name one",
+     [](Flags& f, std::string_view v) { return set_names(f.also_known_as, v); }},
     {"segment-bytes", "SIZE", "of one segment of the log; default: chosen from the capacity",
      [](Flags& f, std::string_view v) { return set_size(f.segment_bytes, v); }},
     {"rewrite-percent", "N", "of a segment that may be kept when it is reclaimed; default: 12",
@@ -336,9 +362,10 @@ struct Given {
     return fail(
         Code::invalid,
         "--listen " + flags.listen +
-            " is beyond loopback, where everybody who reaches it could read and write every "
-            "block: this version has no tokens and no encryption. Listen on 127.0.0.1, or say "
-            "--insecure if the network is yours alone");
+            " is beyond loopback, where everybody who sees the network's packets could read every "
+            "block, and without tenants everybody who reaches it could write, too: this version "
+            "has no encryption. Listen on 127.0.0.1, or say --insecure if the network is yours "
+            "alone");
   }
   if ((host == "0.0.0.0" || host == "::" || host == "*") && flags.advertise.empty()) {
     return fail(Code::invalid,
@@ -398,6 +425,10 @@ Result<Flags> parse_flags(std::span<const char* const> arguments, unsigned cores
   }
   if (flags.help || flags.version) return flags;
   if (auto done = check(flags); !done) return fail(done.error());
+  if (!flags.anonymous) {
+    const std::string_view host = split_address(flags.listen).value_or(Address{}).host;
+    flags.anonymous = is_loopback(host) ? Anonymous::yes : Anonymous::until_tenants;
+  }
   return flags;
 }
 

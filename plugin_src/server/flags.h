@@ -3,13 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "server/trust.h"
 
 namespace memkv {
 
@@ -25,6 +28,8 @@ struct Flags {
   bool format = false;
   bool buffered = false;
   bool insecure = false;
+  std::optional<Anonymous> anonymous;  // empty only until it is parsed: then it follows from listen
+  std::vector<std::string> also_known_as;
   std::uint64_t segment_bytes = 0;  // 0: chosen by the store
   std::uint32_t rewrite_percent = 12;
   std::uint32_t index_flush_ms = 50;

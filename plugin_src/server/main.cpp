@@ -163,6 +163,8 @@ Result<void> Daemon::serve() {
   options.listen = flags_.listen;
   options.advertise = flags_.advertise;
   options.weight = flags_.weight;
+  options.also_known_as = flags_.also_known_as;
+  options.anonymous = flags_.anonymous.value_or(Anonymous::no);
   auto server = Server::start(std::move(options), *store_, *network_, *loop_, system_random());
   if (!server) return fail(server.error());
   server_ = std::move(*server);
@@ -182,8 +184,11 @@ Result<void> Daemon::serve() {
        {"blocks", std::to_string(stats.recovered_blocks)},
        {"recovery_ms", std::to_string(stats.recovery_ms)}});
   if (flags_.insecure) {
-    log(LogLevel::warning, "--insecure: everybody who reaches " + server_->address() +
-                               " may read and write every block");
+    log(LogLevel::warning,
+        "--insecure: nothing is encrypted: everybody who sees the packets of " +
+            server_->address() + " may read every block, and whoever has no token " +
+            (flags_.anonymous == Anonymous::no ? "is refused"
+                                               : "may write those of the built-in tenant"));
   }
   return announce();
 }

@@ -34,6 +34,28 @@ constexpr std::uint64_t kUnreadRetryNs = 10 * kNsPerMs;
   return fail(Code::protocol, std::string(wire::type_name(type)) + " is not legal " + when);
 }
 
+// What every stranger hears who may not come in, whatever the reason: those are in the node's log.
+constexpr const char* kNotWelcome =
+    "this node takes no such token; the node's log says why, and whoever issues tokens has a "
+    "better one";
+
+constexpr const char* kPassOver =
+    "the time of the token, or of the key that signed it, is over: connect with a fresh one";
+
+[[nodiscard]] std::uint32_t right_for(wire::Type type) {
+  switch (type) {
+    case wire::Type::match:
+    case wire::Type::get:
+      return kRightRead;
+    case wire::Type::put:
+      return kRightWrite;
+    case wire::Type::drop:
+      return kRightDrop;
+    default:
+      return 0;
+  }
+}
+
 // Has it been so since `since` without a byte moving after it? `since` 0: it is not so.
 [[nodiscard]] bool stalled(std::uint64_t now, std::uint64_t since, std::uint64_t moved) {
   return since != 0 && now - std::min(now, std::max(since, moved)) > kPeerStallMs * kNsPerMs;
@@ -49,10 +71,17 @@ Peer::Peer(ServerContext& context, std::unique_ptr<Stream> stream, PeerHooks hoo
       scans_(*this),
       lists_(*this),
       began_ns_(context.now_ns()) {
+  ++server.greeting;
   link = Link::start(std::move(stream), server.executor, *this, kBodyBytesBeforeHello);
 }
 
-Peer::~Peer() = default;
+Peer::~Peer() {
+  greeted();
+}
+
+void Peer::greeted() {
+  if (std::exchange(greeting_, false)) --server.greeting;
+}
 
 // ---- frames
 
@@ -85,13 +114,14 @@ Result<void> Peer::on_hello(const wire::Header& header, std::span<const std::byt
                 "this node moves bytes over TCP only, which the client does not offer");
   }
   name_ = hello->name;
+  session_ = hello->session;
   for (std::size_t i = 0; i < nonce_.size(); i += sizeof(std::uint64_t)) {
     const std::uint64_t word = server.random.next();
     std::memcpy(nonce_.data() + i, &word, sizeof word);
   }
   send(wire::Type::challenge, 0,
        wire::Challenge{.version = std::min(hello->version_max, wire::kVersionMax),
-                       .auth = wire::kAuthOpen,
+                       .auth = server.takes_strangers() ? wire::kAuthOpen : 0,
                        .nonce = nonce_});
   phase_ = Phase::auth;
   return {};
@@ -102,9 +132,11 @@ Result<void> Peer::on_auth(const wire::Header& header, std::span<const std::byte
     return not_legal(header.type, "before WELCOME");
   const auto auth = wire::decode_auth(body);
   if (!auth) return fail(auth.error());
-  const auto who = server.options.authenticate(auth->token, auth->proof, nonce_);
-  if (!who) return fail(who.error());
-  tenant = *who;
+  auto pass = admit(*auth);
+  if (!pass) return fail(pass.error());
+  pass_ = std::move(*pass);
+  tenant = pass_.tenant;
+  greeted();
   link->raise_body_limit(kBodyBytesMax);
   phase_ = Phase::open;
   ++server.counters.peers_welcome;
@@ -120,6 +152,14 @@ Result<void> Peer::on_auth(const wire::Header& header, std::span<const std::byte
                      .put_bytes_granted_max = kPutBytesGrantedPerPeer,
                      .software = "memkvd " MEMKV_VERSION});
   return {};
+}
+
+Result<Pass> Peer::admit(const wire::Auth& auth) const {
+  auto pass = server.admit(
+      {.token = auth.token, .proof = auth.proof, .nonce = nonce_, .session = session_});
+  if (pass) return pass;
+  log(LogLevel::warning, label() + " is not let in: " + pass.error().text);
+  return fail(Code::denied, kNotWelcome);
 }
 
 Result<void> Peer::on_open(const wire::Header& header, std::span<const std::byte> body) {
@@ -153,7 +193,10 @@ Result<void> Peer::on_request(const wire::Header& header, std::span<const std::b
     return fail(Code::protocol, std::string(wire::type_name(header.type)) + " has the number " +
                                     std::to_string(request) + ", which is not free");
   }
-  if (const Status why = full(header, body); !why.good()) {
+  if (pass_.over(server.options.wall_s())) return fail(Code::denied, kPassOver);
+  Status why = forbidden(header, body);
+  if (why.good()) why = full(header, body);
+  if (!why.good()) {
     refuse(request, why);
     if (reply_bytes_queued() > 2 * kReplyBytesQueuedPerPeer) {
       return fail(Code::busy, "asks for more and more and does not read the answers");
@@ -161,6 +204,20 @@ Result<void> Peer::on_request(const wire::Header& header, std::span<const std::b
     return {};
   }
   return begin_request(header, body);
+}
+
+Status Peer::forbidden(const wire::Header& header, std::span<const std::byte> body) const {
+  if (!pass_.allows(right_for(header.type))) {
+    return {Code::denied,
+            "the token gives no right to " + std::string(wire::type_name(header.type))};
+  }
+  if (pass_.spaces.empty() || right_for(header.type) == 0) return {};
+  // Every body that names blocks begins with their namespace; one too short is refused as such.
+  NamespaceId space{};
+  if (body.size() < space.size()) return {};
+  std::ranges::copy(body.first(space.size()), space.begin());
+  if (pass_.allows(space)) return {};
+  return {Code::denied, "the token is not for this namespace"};
 }
 
 Status Peer::full(const wire::Header& header, std::span<const std::byte> body) const {
@@ -258,6 +315,10 @@ void Peer::on_report(const wire::Report& report) {
     ++server.counters.reports_ignored;
     return;
   }
+  if (!pass_.allows(kRightRead) || !pass_.allows(report.space.id)) {
+    ++server.counters.reports_ignored;
+    return;
+  }
   ++server.counters.reports;
   server.store.report(BlockId{.tenant = tenant, .space = report.space, .key = report.key},
                       report.incarnation);
@@ -328,6 +389,10 @@ void Peer::tick() {
     }
     return;
   }
+  if (pass_.over(server.options.wall_s())) {
+    drop({Code::denied, kPassOver});
+    return;
+  }
   const bool in_frame = link->bytes_in() != frame_bytes_in_;
   if (!in_frame) reading_since_ns_ = 0;
   if (in_frame && reading_since_ns_ == 0) reading_since_ns_ = now;
@@ -345,6 +410,12 @@ void Peer::tick() {
   ++server.counters.peers_stalled;
   drop({Code::timeout, "owes " + std::string(owes) + " and moved none for " +
                            std::to_string(kPeerStallMs) + " ms"});
+}
+
+void Peer::trust_changed() {
+  if (phase_ == Phase::open && !server.upholds(pass_)) {
+    drop({Code::denied, "what it showed when it came is not trusted any more"});
+  }
 }
 
 bool Peer::idle() const {

@@ -29,8 +29,10 @@ class Peer final : public LinkHandler, public Session {
   Peer(ServerContext& context, std::unique_ptr<Stream> stream, PeerHooks hooks);
   ~Peer() override;
 
-  // Looks at the deadlines; about twice a second.
+  // Looks at the deadlines, and at the end of its pass; about twice a second.
   void tick();
+  // Drops it when what its node trusts now does not uphold its pass.
+  void trust_changed();
   void drop(Status why) override;
   // Nothing was begun that is not over, and every answer has left.
   [[nodiscard]] bool idle() const;
@@ -64,6 +66,11 @@ class Peer final : public LinkHandler, public Session {
                                         std::span<const std::byte> body);
   [[nodiscard]] Result<void> begin_request(const wire::Header& header,
                                            std::span<const std::byte> body);
+  // Why its pass does not allow a request; ok when it does. Says nothing of any block.
+  [[nodiscard]] Status forbidden(const wire::Header& header, std::span<const std::byte> body) const;
+  // The pass of whom AUTH says; the refusal is the same whatever was wrong.
+  [[nodiscard]] Result<Pass> admit(const wire::Auth& auth) const;
+  void greeted();
   // Why a new request is not taken now; ok when it is.
   [[nodiscard]] Status full(const wire::Header& header, std::span<const std::byte> body) const;
   void answer_stat(std::uint64_t request);
@@ -83,6 +90,9 @@ class Peer final : public LinkHandler, public Session {
   Scans scans_;
   Lists lists_;
   std::array<std::byte, 32> nonce_{};
+  std::uint64_t session_ = 0;  // of HELLO
+  bool greeting_ = true;       // counted among those that are not welcome yet
+  Pass pass_;
   std::string name_;
 
   bool resume_posted_ = false;

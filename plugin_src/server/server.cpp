@@ -35,11 +35,12 @@ class ServerImpl final : public Server {
   [[nodiscard]] Result<void> listen(Network& network);
   [[nodiscard]] std::string address() const override { return bound_; }
   void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) override;
-  void take_map(Result<std::vector<std::byte>> body) override;
+  void take_map(Result<MapFile> file) override;
   [[nodiscard]] std::string stats_text() const override;
 
  private:
   void accepted(std::unique_ptr<Stream> stream);
+  [[nodiscard]] Result<void> take(MapFile file);
   void over(std::uint64_t id);
   void tick();
   void drain();
@@ -66,22 +67,28 @@ Result<void> ServerImpl::listen(Network& network) {
   bound_ = listener_->address();
   context_.address = context_.options.advertise.empty() ? bound_ : context_.options.advertise;
   context_.node = node_id_of(context_.address);
+  context_.names = context_.options.also_known_as;
+  context_.names.push_back(context_.address);
+  if (bound_ != context_.address) context_.names.push_back(bound_);
   tick();
   return {};
 }
 
 void ServerImpl::accepted(std::unique_ptr<Stream> stream) {
-  if (context_.stopping || peers_.size() >= kPeersMax + kPeersRefusedMax)
+  if (context_.stopping || peers_.size() >= kPeersMax + kPeersRefusedMax ||
+      context_.greeting >= kPeersGreetingMax + kPeersRefusedMax)
     return;  // closed without a word
   ++context_.counters.peers_accepted;
   const std::uint64_t id = next_peer_++;
-  const bool full = peers_.size() >= kPeersMax;
+  const bool crowded = context_.greeting >= kPeersGreetingMax;
+  const bool full = crowded || peers_.size() >= kPeersMax;
   PeerHooks hooks{.over = [this, id] { over(id); }, .stats_text = [this] { return stats_text(); }};
   const auto [place, fresh] =
       peers_.emplace(id, std::make_unique<Peer>(context_, std::move(stream), std::move(hooks)));
   if (full) {
-    place->second->drop({Code::busy, "this node has its " + std::to_string(kPeersMax) +
-                                         " peers: try another or later"});
+    place->second->drop({Code::busy, crowded ? "too many are at this node's door: try later"
+                                             : "this node has its " + std::to_string(kPeersMax) +
+                                                   " peers: try another or later"});
   }
 }
 
@@ -122,25 +129,34 @@ void ServerImpl::post_stopped() {
   if (stopped_) context_.executor.post(std::exchange(stopped_, {}));
 }
 
-void ServerImpl::take_map(Result<std::vector<std::byte>> body) {
-  std::optional<Status> wrong;
-  if (!body) {
-    wrong = body.error();
-  } else if (const auto map = wire::MapReplyReader::open(*body); !map) {
-    wrong = map.error();
-  } else if (map->head().epoch > context_.epoch) {
-    context_.epoch = map->head().epoch;
+void ServerImpl::take_map(Result<MapFile> file) {
+  const Result<void> taken = file ? take(std::move(*file)) : fail(file.error());
+  if (taken) return;
+  ++context_.maps_refused;
+  log(LogLevel::error,
+      "keeps the map of epoch " + std::to_string(context_.epoch) + ": " + taken.error().message());
+}
+
+// All of it or nothing.
+Result<void> ServerImpl::take(MapFile file) {
+  const auto map = wire::MapReplyReader::open(file.map);
+  if (!map) return fail(map.error());
+  auto trust = file.trust ? Trust::read(*file.trust) : Trust();
+  if (!trust) return fail(trust.error());
+  const std::uint32_t epoch = map->head().epoch;
+  if (epoch < context_.epoch) return {};
+  if (epoch > context_.epoch) {
+    context_.epoch = epoch;
     context_.map_nodes = map->count();
-    context_.map = std::move(*body);
+    context_.map = std::move(file.map);
     log(LogLevel::info,
         "holds the map of epoch " + std::to_string(context_.epoch) + " with " +
             std::to_string(context_.map_nodes) + " nodes",
         {{"epoch", std::to_string(context_.epoch)}, {"nodes", std::to_string(context_.map_nodes)}});
   }
-  if (!wrong) return;
-  ++context_.maps_refused;
-  log(LogLevel::error,
-      "keeps the map of epoch " + std::to_string(context_.epoch) + ": " + wrong->message());
+  context_.trust = std::move(*trust);
+  for (const auto& [id, peer] : peers_) peer->trust_changed();
+  return {};
 }
 
 std::string ServerImpl::stats_text() const {
@@ -160,12 +176,21 @@ std::string ServerImpl::stats_text() const {
 
 }  // namespace
 
-Authenticator open_authenticator() {
-  return [](std::span<const std::byte> token, std::span<const std::byte>,
-            std::span<const std::byte>) -> Result<TenantId> {
-    if (!token.empty()) return fail(Code::denied, "this node knows no tokens: connect without one");
-    return kDefaultTenant;
-  };
+bool ServerContext::takes_strangers() const {
+  if (options.anonymous == Anonymous::until_tenants) return !trust.has_tenants();
+  return options.anonymous == Anonymous::yes;
+}
+
+Result<Pass> ServerContext::admit(const Claim& claim) const {
+  if (options.authenticate) return options.authenticate(claim);
+  if (!claim.token.empty()) return trust.admit(claim, names, options.wall_s());
+  if (takes_strangers()) return Pass{};
+  return fail(Code::denied, "it has no token, and --anonymous says that it needs one");
+}
+
+bool ServerContext::upholds(Pass& pass) const {
+  if (options.authenticate) return true;
+  return pass.by_token ? trust.upholds(pass) : takes_strangers();
 }
 
 Result<std::unique_ptr<Server>> Server::start(ServerOptions options, Store& store, Network& network,

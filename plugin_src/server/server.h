@@ -1,11 +1,13 @@
 // Server: a store node's face to its peers. Speaks docs/formats/wire.md over any Network, on top of
 // a Store.
 //
-// Every peer is bounded (limits.h): requests, blocks and bytes in flight, frames it has not read.
-// Over a bound it waits where waiting is the protocol's way (no grant yet, no GET_BLOCK yet), else
-// it is refused with `busy`. A peer that owes bytes and moves none for kPeerStallMs, that is not
-// welcome within kHelloDeadlineMs, or that breaks the protocol, is told why (REFUSE 0) and dropped;
-// whatever it had begun is undone. No peer's slowness delays another: each moves one slice a turn.
+// Who a peer is, and what it may do, its token says (trust.h); whose token is wrong in whatever way
+// hears one sentence. Every peer is bounded (limits.h): requests, blocks and bytes in flight,
+// frames it has not read. Over a bound it waits where waiting is the protocol's way (no grant yet,
+// no GET_BLOCK yet), else it is refused with `busy`. A peer that owes bytes and moves none for
+// kPeerStallMs, that is not welcome within kHelloDeadlineMs, or that breaks the protocol, is told
+// why (REFUSE 0) and dropped; whatever it had begun is undone. No peer's slowness delays another:
+// each moves one slice a turn.
 //
 // Thread: the mind.
 #pragma once
@@ -17,27 +19,27 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/executor.h"
 #include "base/identity.h"
 #include "base/random.h"
 #include "base/result.h"
 #include "base/stream.h"
 #include "engine/store.h"
+#include "server/map_file.h"
+#include "server/trust.h"
 
 namespace memkv {
-
-// Who is behind a token? The tenant, or denied. The default knows one tenant, kDefaultTenant, for
-// the empty token.
-using Authenticator = std::function<Result<TenantId>(std::span<const std::byte> token,
-                                                     std::span<const std::byte> proof,
-                                                     std::span<const std::byte> nonce)>;
-[[nodiscard]] Authenticator open_authenticator();
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";
   std::string advertise;  // the address clients know this node by; empty: the one it listens on
   std::uint32_t weight = 100;
-  Authenticator authenticate = open_authenticator();
+  std::vector<std::string> also_known_as;  // more addresses that clients may know it by
+  Anonymous anonymous = Anonymous::yes;
+  // In place of the map's tokens: for simulations, which have no keys. Empty: the tokens.
+  Authenticator authenticate;
+  std::function<std::uint64_t()> wall_s = system_wall_s;  // for the times of tokens
 };
 
 class Server {
@@ -54,9 +56,10 @@ class Server {
   // Takes no new peers, lets begun requests end until `grace_ms`, closes every link, then calls
   // `stopped`. The store is untouched.
   virtual void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) = 0;
-  // Holds this map from now on when it is newer than the one it holds: the body of a MAP_REPLY, or
-  // why there is none. What is refused is counted.
-  virtual void take_map(Result<std::vector<std::byte>> body) = 0;
+  // Holds this map from now on when it is newer than the one it holds, and believes whom it says
+  // from now on unless it is older; open connections that are not believed any more are dropped. Or
+  // why there is no map: what is refused is counted.
+  virtual void take_map(Result<MapFile> file) = 0;
   // What STAT answers: lines of `name value`, the store's numbers among them.
   [[nodiscard]] virtual std::string stats_text() const = 0;
 };

@@ -51,7 +51,15 @@ struct ServerContext {
   std::vector<std::byte> map;  // the body of MAP_REPLY; empty: this node alone
   std::uint32_t map_nodes = 1;
   std::uint64_t maps_refused = 0;
+  Trust trust;
+  std::vector<std::string> names;  // that this node goes by, in tokens' proofs
+  std::size_t greeting = 0;        // peers that are not welcome yet
 
+  [[nodiscard]] bool takes_strangers() const;
+  // What the peer who claims this may do. Statuses: denied; the sentence is for the log alone.
+  [[nodiscard]] Result<Pass> admit(const Claim& claim) const;
+  // Whether a pass is good still; what it knows of its end may change.
+  [[nodiscard]] bool upholds(Pass& pass) const;
   [[nodiscard]] std::uint64_t now_ns() const { return executor.clock().now_ns(); }
 };
 
@@ -84,7 +92,7 @@ class Session {
 
   ServerContext& server;
   std::unique_ptr<Link> link;
-  TenantId tenant = 0;
+  TenantId tenant = 0;  // of its pass
   // Expires with the peer: for callbacks that nobody can call back.
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
 };

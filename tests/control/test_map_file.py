@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from memkv_nixl.proto.memkv.v1 import map_pb2
-from memkv_nixl.store._map_file import map_frame, write_map_file
+from memkv_nixl.store._map_file import map_frame, trust_frame, write_map_file
 
 NODES = [
     map_pb2.MapNode(
@@ -32,10 +32,33 @@ def test_the_body_is_the_golden_one(repo: Path) -> None:
     assert frame[8:16] == (1).to_bytes(8, "little")
 
 
+def test_trust_is_as_the_page_says() -> None:
+    """Tenants without keys are left out, and the agent's own stands behind the others."""
+    key = map_pb2.TrustedKey(id=b"\x33" * 16, public_key=b"\x22" * 32, until_s=9)
+    map_ = map_pb2.ClusterMap(
+        epoch=5,
+        tenants=[
+            map_pb2.TenantRule(tenant=1),
+            map_pb2.TenantRule(tenant=5, keys=[key], revoked=[b"\x44" * 16]),
+        ],
+    )
+    own = map_pb2.TenantRule(tenant=0, keys=[key])
+    frame = trust_frame(map_, own)
+    one_key = "33" * 16 + "22" * 32 + "0900000000000000"
+    body = bytes.fromhex(
+        "0200000000000000"
+        + ("0500000000000000 01000000 01000000" + one_key + "44" * 16)
+        + ("0000000000000000 01000000 00000000" + one_key)
+    )
+    assert frame[4] == 41
+    assert frame[16:20] == len(body).to_bytes(4, "little")
+    assert frame[32:] == body
+
+
 def test_it_is_put_in_place_whole(tmp_path: Path) -> None:
     path = tmp_path / "map.frame"
     for epoch in (1, 2):
         map_ = map_pb2.ClusterMap(epoch=epoch, nodes=NODES)
         write_map_file(path, map_)
-        assert path.read_bytes() == map_frame(map_)
+        assert path.read_bytes() == map_frame(map_) + trust_frame(map_)
     assert [entry.name for entry in tmp_path.iterdir()] == ["map.frame"]

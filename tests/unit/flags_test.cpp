@@ -183,6 +183,14 @@ TEST(Flags, BeyondLoopbackOnlyWhenToldSo) {
   EXPECT_TRUE(refused(parse_more({"--listen", "10.0.0.7:9900"}),
                       {"10.0.0.7:9900", "beyond loopback", "--insecure"}));
   EXPECT_TRUE(parse_more({"--listen", "10.0.0.7:9900", "--insecure"}));
+  EXPECT_EQ(parse_more({"--listen", "127.0.0.1:9900"})->anonymous, Anonymous::yes);
+  EXPECT_EQ(parse_more({"--listen", "10.0.0.7:9900", "--insecure"})->anonymous,
+            Anonymous::until_tenants);
+  EXPECT_EQ(parse_more({"--anonymous", "no"})->anonymous, Anonymous::no);
+  EXPECT_TRUE(refused(parse_more({"--anonymous", "maybe"}), {"--anonymous", "neither yes nor no"}));
+  EXPECT_EQ(parse_more({"--also-known-as", "a:1,[::1]:2"})->also_known_as,
+            (std::vector<std::string>{"a:1", "[::1]:2"}));
+  EXPECT_TRUE(refused(parse_more({"--also-known-as", "a:1,b"}), {"--also-known-as", "HOST:PORT"}));
   EXPECT_TRUE(refused(parse_more({"--listen", "0.0.0.0:9900", "--insecure"}),
                       {"0.0.0.0:9900", "--advertise"}));
   EXPECT_TRUE(parse_more({"--listen", "[::]:9900", "--insecure", "--advertise", "store:9900"}));

@@ -41,8 +41,9 @@ class MapFileTest : public ::testing::Test {
     const auto made = writer.body();
     return {made.begin(), made.end()};
   }
-  static Body frame(wire::Type type = wire::Type::map_reply) {
-    const Body inside = body();
+  static Body frame(wire::Type type = wire::Type::map_reply) { return frame_of(type, body()); }
+  static Body trust_frame() { return frame_of(static_cast<wire::Type>(41), text_bytes("trust")); }
+  static Body frame_of(wire::Type type, const Body& inside) {
     Body bytes(wire::kHeaderBytes);
     wire::encode_header({.type = type,
                          .request = 1,
@@ -61,7 +62,8 @@ TEST_F(MapFileTest, GivesTheBodyOfItsFrame) {
   const auto read = read_map_file(path_);
   ASSERT_TRUE(read) << read.error().message();
   ASSERT_TRUE(*read);
-  EXPECT_EQ(**read, body());
+  EXPECT_EQ((*read)->map, body());
+  EXPECT_FALSE((*read)->trust);
 }
 
 TEST_F(MapFileTest, NoFileIsNoMap) {
@@ -86,6 +88,35 @@ TEST_F(MapFileTest, EveryByteCountsAndNoneMayFollow) {
   longer.push_back(std::byte{0});
   write(longer);
   EXPECT_EQ(refusal(), Code::protocol);
+}
+
+TEST_F(MapFileTest, TakesItsFramesInAnyOrderEachOnce) {
+  Body both = frame();
+  const Body trust = trust_frame();
+  both.insert(both.end(), trust.begin(), trust.end());
+  Body turned = trust;
+  const Body map = frame();
+  turned.insert(turned.end(), map.begin(), map.end());
+  for (const Body& bytes : {both, turned}) {
+    write(bytes);
+    const auto read = read_map_file(path_);
+    ASSERT_TRUE(read && *read) << read.error().message();
+    EXPECT_EQ((*read)->map, body());
+    EXPECT_EQ((*read)->trust, text_bytes("trust"));
+  }
+  both.insert(both.end(), trust.begin(), trust.end());
+  write(both);
+  EXPECT_EQ(refusal(), Code::protocol);
+  write(trust);
+  EXPECT_EQ(refusal(), Code::protocol);
+}
+
+// What is legal in the file is not on a connection.
+TEST_F(MapFileTest, NoConnectionTakesAFrameOfTrust) {
+  const Body trust = trust_frame();
+  const auto header = wire::decode_header(std::span(trust).first<wire::kHeaderBytes>());
+  ASSERT_FALSE(header);
+  EXPECT_EQ(header.error().code, Code::protocol);
 }
 
 TEST_F(MapFileTest, AnotherFrameIsNoMap) {

@@ -143,9 +143,9 @@ TEST_F(ServerTest, RefusesTokensItDoesNotKnow) {
 TEST_F(ServerTest, TheTenantComesFromTheToken) {
   Body seen_nonce;
   ServerOptions options;
-  options.authenticate = [&](auto token, auto, auto nonce) -> Result<TenantId> {
-    seen_nonce.assign(nonce.begin(), nonce.end());
-    return token.size();
+  options.authenticate = [&](const Claim& claim) -> Result<Pass> {
+    seen_nonce.assign(claim.nonce.begin(), claim.nonce.end());
+    return Pass{.tenant = claim.token.size()};
   };
   serve(std::move(options));
   RawClient& one = client(text_bytes("1"));
