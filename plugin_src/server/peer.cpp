@@ -46,8 +46,10 @@ constexpr const char* kPassOver =
   switch (type) {
     case wire::Type::match:
     case wire::Type::get:
+    case wire::Type::list:
       return kRightRead;
     case wire::Type::put:
+    case wire::Type::mark:
       return kRightWrite;
     case wire::Type::drop:
       return kRightDrop;
@@ -212,6 +214,9 @@ Status Peer::forbidden(const wire::Header& header, std::span<const std::byte> bo
             "the token gives no right to " + std::string(wire::type_name(header.type))};
   }
   if (pass_.spaces.empty() || right_for(header.type) == 0) return {};
+  if (header.type == wire::Type::list) {
+    return {Code::denied, "the token is for some namespaces, and LIST names those of all"};
+  }
   // Every body that names blocks begins with their namespace; one too short is refused as such.
   NamespaceId space{};
   if (body.size() < space.size()) return {};
