@@ -71,38 +71,53 @@ class BlockMover:
         self._address = address
         self._rate = rate
         self._stop = stop
-        self._own = self._client(address)
-        self._others: dict[str, Client] = {}
+        self._token = ""  # of the tenant whose blocks are moved now
+        self._clients: dict[tuple[str, str], Client] = {}  # by address and token
         self._debt_until = 0.0  # when what was moved is paid by the rate
         self._still: Callable[[], bool] = lambda: True
 
     def close(self) -> None:
         """Lets go of every node."""
-        for client in (self._own, *self._others.values()):
+        for client in self._clients.values():
             client.close()
 
-    def copy_hot(self, map_: map_pb2.ClusterMap, still: Callable[[], bool]) -> None:
+    def copy_hot(
+        self, map_: map_pb2.ClusterMap, tokens: Sequence[str], still: Callable[[], bool]
+    ) -> None:
         """One pass: what many read lies on its second place, too, or on its first when that is not
-        here any more. It ends when `still` says that the map or the node's state is another."""
+        here any more. It ends when `still` says that the map or the node's state is another.
+
+        `tokens` are files, each of one tenant whose blocks are moved; "" is the built-in one."""
         targets = _Targets(map_, self._address)
         self._still = still
+        for token in [] if targets.alone else tokens:
+            self._token = token
+            self._copy_hot(targets)
+
+    def _copy_hot(self, targets: _Targets) -> None:
         begun = self.moved.bytes
-        if targets.alone:
-            return
         for page in self._pages(reads_min=HOT_READS):
             for target, blocks in _by_target(page, targets.of_copy):
                 self._move(target, self._missing(target, blocks, COPIED), COPIED)
             if not self._goes_on() or self.moved.bytes - begun > _PASS_BYTES:
                 return
 
-    def drain(self, map_: map_pb2.ClusterMap, still: Callable[[], bool]) -> bool:
-        """One pass over all blocks, the hot ones first; True when nothing was left to move. It ends
-        when `still` says that the map or the node's state is another."""
+    def drain(
+        self, map_: map_pb2.ClusterMap, tokens: Sequence[str], still: Callable[[], bool]
+    ) -> bool:
+        """One pass over all blocks, the hot ones first; True when nothing was left to move.
+        Otherwise as copy_hot()."""
         targets = _Targets(map_, self._address)
         self._still = still
-        if targets.alone:
-            return False
-        mark = 2 + map_.epoch % 254  # by another map blocks belong elsewhere
+        found = 0
+        for token in tokens:
+            self._token = token
+            found += 1 if targets.alone else self._drain(targets, 2 + map_.epoch % 254)
+        return found == 0 and self._goes_on()
+
+    def _drain(self, targets: _Targets, mark: int) -> int:
+        """How many blocks were on other nodes than they belong; by another map it is another mark,
+        for then they belong elsewhere."""
         found = 0
         for reads_min in _DRAIN_READS:
             for page in self._pages(reads_min=reads_min, mark_not=mark):
@@ -110,8 +125,8 @@ class BlockMover:
                     found += len(blocks)
                     self._move(target, self._missing(target, blocks, mark), mark)
                 if not self._goes_on():
-                    return False
-        return found == 0
+                    return found
+        return found
 
     def _goes_on(self) -> bool:
         return not self._stop.is_set() and self._still()
@@ -241,14 +256,21 @@ class BlockMover:
 
     # ---- whom
 
-    def _other(self, address: str) -> Client:
-        if address not in self._others:
-            self._others[address] = self._client(address)
-        return self._others[address]
+    @property
+    def _own(self) -> Client:
+        return self._other(self._address)
 
-    @staticmethod
-    def _client(address: str) -> Client:
-        return Client([address], name="memkv-mover", timeout_ms=_TIMEOUT_MS, follow=False)
+    def _other(self, address: str) -> Client:
+        who = (address, self._token)
+        if who not in self._clients:
+            self._clients[who] = Client(
+                [address],
+                token_file=self._token,
+                name="memkv-mover",
+                timeout_ms=_TIMEOUT_MS,
+                follow=False,
+            )
+        return self._clients[who]
 
 
 class _Targets:

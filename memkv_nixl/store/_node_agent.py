@@ -32,11 +32,12 @@ from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, Unreachabl
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
 from memkv_nixl._stat import parse_stats
-from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc
+from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc, tenants_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._block_mover import BlockMover
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
+from memkv_nixl.store._mover_tokens import MoverTokens
 from memkv_nixl.store._node_metrics import AgentNumbers, Stats
 from memkv_nixl.store._node_source import NodeSource
 from memkv_nixl.store._own_token import OwnToken
@@ -95,6 +96,7 @@ class NodeAgent:
         self._stat: _Stat | None = None
         self._held = 0  # the epoch of the map that memkvd said it holds
         self._mover: BlockMover | None = None
+        self._mover_tokens = MoverTokens(self._folder)
         self._moving = threading.Event()  # set: it is to end
         self._drained = False
 
@@ -358,13 +360,33 @@ class NodeAgent:
         def still() -> bool:
             return self._map is map_ and self._state == state
 
+        missing = self._mover_tokens.missing(map_)
+        if missing:
+            await self._fetch_tokens(missing)
+        tokens = ([""] if self._takes_strangers(map_) else []) + self._mover_tokens.files(map_)
         if not draining:
-            await asyncio.to_thread(self._mover.copy_hot, map_, still)
+            await asyncio.to_thread(self._mover.copy_hot, map_, tokens, still)
         elif not self._drained:
-            drained = await asyncio.to_thread(self._mover.drain, map_, still)
+            drained = await asyncio.to_thread(self._mover.drain, map_, tokens, still)
+            drained = drained and not self._mover_tokens.missing(map_)
             self._drained = drained and still()
             if self._drained:
                 _log.info("drained: every block lies on another node; this one can be removed")
+
+    async def _fetch_tokens(self, tenants: list[int]) -> None:
+        try:
+            async with _channel(self._replicas.current, self._credentials) as channel:
+                await self._mover_tokens.fetch(tenants_pb2_grpc.TenantsStub(channel), tenants)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("blocks of some tenants wait to be moved: %s", error.details())
+
+    def _takes_strangers(self, map_: map_pb2.ClusterMap) -> bool:
+        """As memkvd decides it: whether there are blocks of those without a token to move."""
+        if self._settings.anonymous is not None:
+            return self._settings.anonymous == "yes"
+        listen = self._settings.listen.rpartition(":")[0]
+        on_loopback = listen in ("127.0.0.1", "[::1]", "localhost")
+        return on_loopback or not any(rule.keys for rule in map_.tenants)
 
     # ---- the map
 
