@@ -40,8 +40,9 @@ class TierSettings:
     """`fixed` asserts that what lies under an adapter's name and path never changes."""
     group_blocks: int = 16
     """Blocks of a chain that lie together on one node."""
-    lead_blocks: int = 0
-    """First blocks of a chain that lie each for itself: those that all prompts have in common."""
+    lead_blocks: int | None = None
+    """First blocks of a chain that lie each for itself: those that all prompts have in common. None
+    is 1, where the engine says which they are."""
     lookup_timeout_ms: int = 40
     """The longest a request waits to learn what the pool has."""
     fetch_deadline_ms: int = 2000
@@ -57,9 +58,14 @@ class TierSettings:
     events: bool = True
     """Whether stored blocks are announced, where the engine publishes events."""
 
+    @property
+    def lead(self) -> int:
+        """`lead_blocks`, or what they are when nobody said so."""
+        return 1 if self.lead_blocks is None else self.lead_blocks
+
     def __post_init__(self) -> None:
         _between("group_blocks", self.group_blocks, 1, GROUP_BLOCKS_MAX)
-        _between("lead_blocks", self.lead_blocks, 0, LEAD_BLOCKS_MAX)
+        _between("lead_blocks", self.lead_blocks or 0, 0, LEAD_BLOCKS_MAX)
         for name in ("lookup_timeout_ms", "fetch_deadline_ms", "store_deadline_ms"):
             _between(name, getattr(self, name), 1, TIMEOUT_MS_MAX)
         _between("drain_ms", self.drain_ms, 0, TIMEOUT_MS_MAX)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from memkv_nixl._errors import ConfigError
 
 
-def refuse_lead(lead_blocks: int) -> None:
+def refuse_lead(lead_blocks: int | None) -> None:
     """Raises ConfigError where first pages are to lie alone: whoever loads could not find them."""
     if lead_blocks:
         raise ConfigError(

@@ -98,7 +98,7 @@ class MemKVScheduler(_Scheduler):  # type: ignore[misc]  # not there when this i
         tokens = request.get_tokens(0)
         settings = self._settings
         chain = TokenChain(
-            root, self._tokens_per_block, settings.group_blocks, settings.lead_blocks
+            root, self._tokens_per_block, settings.group_blocks, settings.lead
         )
         chain.tell(0, tokens)
         state = RequestState(chain, len(tokens))

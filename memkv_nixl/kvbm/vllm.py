@@ -248,7 +248,7 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
         if request is None:
             settings = self._settings
             request = RequestState(
-                context, self._tokens_per_block, settings.group_blocks, settings.lead_blocks
+                context, self._tokens_per_block, settings.group_blocks, settings.lead
             )
             self._requests[context.req_id] = request
         return request
