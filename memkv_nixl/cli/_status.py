@@ -21,7 +21,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[control_flags(common, default=None), pool_flags()],
         help="what each node says of itself; with --control and without --nodes, the whole pool",
         epilog="Exit codes: 0 all is well; 1 a node does not answer or the pool is degraded; with "
-        "--control, 4 when no node serves.",
+        "--control, 4 when no node takes blocks.",
     )
     status.set_defaults(run=_status)
 
