@@ -133,13 +133,12 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
     const auto index = static_cast<std::uint32_t>(node);
     if (std::ranges::find(places, index) == places.end()) places.push_back(index);
   };
-  const bool published = epoch_ > kStaticEpoch;
   for (const Map& map : maps_) {
     const bool old = &map != &maps_.front();
     if (old && now_ns - map.replaced_ns >= kOldMapMs * kNsPerMs) break;
     if (const auto first = memkv::place(group, map.nodes)) add(*first);
-    const auto copy = published ? place_copy(group, map.nodes) : std::nullopt;
-    if (copy) add(*copy);
+    if (map.number == 0) continue;  // what the client was given: nobody made copies by that
+    if (const auto copy = place_copy(group, map.nodes)) add(*copy);
   }
   for (const std::uint32_t node : draining_) add(node);
   return places;
