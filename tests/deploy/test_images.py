@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import yaml
 from memkv_nixl._config import load_settings
 from tests.control.certificates import certificates
 from tests.deploy.chart import DEPLOY, VALUES, render
-from tests.deploy.pool import SCRIPTS, ran, served
+from tests.deploy.pool import SCRIPTS, environment, ran, served
 
 ROOT = DEPLOY.parent
 DOCKERFILE = SCRIPTS / "Dockerfile"
@@ -144,6 +145,22 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 # ---- the scripts
+
+
+def test_the_log_stays_a_file_where_stderr_cannot_be_opened_again(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        started = subprocess.run(
+            [SCRIPTS / "memkv-node", "--help"],
+            env=environment(MEMKV_NODE_AGENT_DIR=str(tmp_path / "socket")),
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            check=True,
+        )
+    assert b"--agent-dir" in started.stdout
+    assert list((tmp_path / "socket").iterdir()) == []
+    ran(str(SCRIPTS / "memkv-node"), "--help", MEMKV_NODE_AGENT_DIR=str(tmp_path / "pipe"))
+    assert (tmp_path / "pipe/memkvd.log").readlink() == Path("/dev/stderr")
 
 
 def test_the_probe_tells_what_serves(tmp_path: Path) -> None:
