@@ -85,7 +85,7 @@ class ControlSource:
     def _add_state(self, page: Page) -> None:
         keeper, published = self._keeper, self._keeper.published
         page.add(INFO, 1, f"memkv control {__version__}")
-        page.add(LEADER, 1)
+        page.add(LEADER, int(self._keeper.leads))
         page.add(UPTIME, keeper.clock() - keeper.started)
         page.add(EPOCH, published.epoch)
         page.add(NAMESPACES, len(published.cluster.spaces))
