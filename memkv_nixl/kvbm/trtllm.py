@@ -97,9 +97,7 @@ class MemKVScheduler(_Scheduler):  # type: ignore[misc]  # not there when this i
             return 0, False
         tokens = request.get_tokens(0)
         settings = self._settings
-        chain = TokenChain(
-            root, self._tokens_per_block, settings.group_blocks, settings.lead
-        )
+        chain = TokenChain(root, self._tokens_per_block, settings.group_blocks, settings.lead)
         chain.tell(0, tokens)
         state = RequestState(chain, len(tokens))
         self._requests[request.request_id] = state

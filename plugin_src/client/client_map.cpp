@@ -38,8 +38,9 @@ Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
     if (!seen.insert(address).second) {
       return fail(Code::protocol, "a map in which " + address + " stands twice");
     }
-    records.push_back(
-        {.address = std::move(address), .weight = node->weight, .domain = node->domain,
+    records.push_back({.address = std::move(address),
+                       .weight = node->weight,
+                       .domain = node->domain,
                        .draining = node->draining == 1});
   }
   return records;

@@ -37,8 +37,8 @@ class Copies {
   void forget(std::size_t node);
   // Which of the two would answer sooner, when so many bytes more are wanted of it; the first when
   // they are alike.
-  [[nodiscard]] std::size_t sooner(std::size_t first, std::uint64_t first_bytes,
-                                   std::size_t second, std::uint64_t second_bytes) const;
+  [[nodiscard]] std::size_t sooner(std::size_t first, std::uint64_t first_bytes, std::size_t second,
+                                   std::uint64_t second_bytes) const;
 
  private:
   static constexpr std::size_t kGroups = 4096;

@@ -1,7 +1,8 @@
 // Lister: names blocks of the index, a slice of it a task. Contract: store.h, list().
 //
 // What is in DRAM is named from there, what is only on flash by its header, of which few are read
-// at a time: whoever lists has no hurry. One list looks at kCellsPerList cells of the index at most.
+// at a time: whoever lists has no hurry. One list looks at kCellsPerList cells of the index at
+// most.
 //
 // Thread: the mind.
 #pragma once

@@ -265,9 +265,9 @@ struct DropReplyHead {
 struct MapNode {
   std::uint64_t node = 0;
   std::uint32_t weight = 0;
-  std::uint64_t domain = 0;  // what fails together has one number; 0: only itself
+  std::uint64_t domain = 0;   // what fails together has one number; 0: only itself
   std::uint8_t draining = 0;  // 1: it takes no new block, and moves away those it has
-  std::string_view address;  // 1 … kAddressBytesMax, printable, no spaces
+  std::string_view address;   // 1 … kAddressBytesMax, printable, no spaces
 };
 
 struct ListReplyHead {
