@@ -77,7 +77,7 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
   }
   const auto records = checked_records(*reply);
   if (!records) return fail(records.error());
-  Map map{.number = maps_.front().number + 1, .nodes = {}};
+  Map map{.number = maps_.front().number + 1, .published = true, .nodes = {}};
   draining_.clear();
   for (const Record& record : *records) {
     const std::size_t index = index_of(record.address);
@@ -91,6 +91,7 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
   if (that_matters(map.nodes).empty()) return true;
   if (that_matters(map.nodes) == that_matters(maps_.front().nodes)) {
     maps_.front().nodes = std::move(map.nodes);  // the same places
+    maps_.front().published = true;
     return true;
   }
   maps_.front().replaced_ns = now_ns;
@@ -138,7 +139,7 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
     const bool old = &map != &maps_.front();
     if (old && now_ns - map.replaced_ns >= kOldMapMs * kNsPerMs) break;
     if (const auto first = memkv::place(group, map.nodes)) add(*first);
-    if (map.number == 0) continue;  // what the client was given: nobody made copies by that
+    if (!map.published) continue;  // what the client was given: nobody made copies by that
     if (const auto copy = place_copy(group, map.nodes)) add(*copy);
   }
   for (const std::uint32_t node : draining_) add(node);

@@ -68,6 +68,7 @@ class ClientMap {
  private:
   struct Map {
     std::uint64_t number = 0;          // counts the maps that placed differently
+    bool published = false;            // not what the client was given
     std::vector<PlacementNode> nodes;  // by the nodes' indices, and shorter where some came later
     std::uint64_t replaced_ns = 0;     // of an old one
   };

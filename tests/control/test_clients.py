@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def get(client: Client, keys: list[bytes]) -> list[str]:
 
 def until(client: Client, condition: Callable[[dict[str, int]], bool]) -> None:
     """Asks until the client's numbers are so: an answer says which map its node holds."""
-    for _ in range(10_000):
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
         if condition(client.stats()):
             return
         get(client, KEYS[:4])

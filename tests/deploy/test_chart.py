@@ -264,7 +264,7 @@ def test_nodes_are_started_as_memkv_takes_it(values: Object, release: Release) -
     settings = settings_of(arguments(release.main("memkv"), "node", "serve")).node
     chosen = merged(values)["node"]
     assert settings.advertise == "memkv-0.memkv.pool.svc:9900"
-    assert settings.control == "memkv-control.pool.svc:9910"
+    assert settings.control == ("memkv-control.pool.svc:9910",)
     assert settings.dram == parse_size(chosen["dram"], "dram")
     assert settings.failure_domain == ("" if chosen["failureDomainLabel"] else "machine-7")
     (claim,) = release.of("StatefulSet")["memkv"]["spec"]["volumeClaimTemplates"]

@@ -54,7 +54,7 @@ def test_nodes_get_settings_that_memkv_takes(services: dict[str, Any]) -> None:
         known = {f"MEMKV_NODE_{field.upper()}" for field in vars(node)}
         assert set(given) <= known
         assert node.advertise == f"{name}:9900"
-        assert node.control == "control:9910"
+        assert node.control == ("control:9910",)
         assert node.failure_domain == name
         (volume,) = services[name]["volumes"]
         assert str(node.device).startswith(volume["target"] + "/")

@@ -79,11 +79,7 @@ def test_a_process_exits_in_the_middle_of_a_transfer(run: Run, node: Node) -> No
     run("exits_in_flight", parameters={"nodes": node.address}, pid=pid_of(node))
 
 
-def test_wrong_parameters_are_refused_with_a_sentence(
-    run: Run, parameters: Parameters, tmp_path: Path
-) -> None:
-    empty = tmp_path / "token"
-    empty.write_bytes(b"\n")
+def test_wrong_parameters_are_refused_with_a_sentence(run: Run, parameters: Parameters) -> None:
     sentences = {
         "did you mean 'namespace'?": {"namespcae": "x"},
         "there is no such parameter; known are nodes": {"somewhere_else": "x"},
@@ -93,8 +89,6 @@ def test_wrong_parameters_are_refused_with_a_sentence(
         "in this version the client verifies": {"verify": "server"},
         "whole number of milliseconds": {"timeout_ms": "5s"},
         "query_timeout_ms: '0'": {"query_timeout_ms": "0"},
-        "cannot read": {"token_file": str(tmp_path / "none")},
-        "holds no token": {"token_file": str(empty)},
         "is no node address": {"nodes": "nowhere"},
         "is named twice": {"nodes": "a:1,a:1"},
         "is no namespace": {"namespace": "hex:12"},
