@@ -262,8 +262,10 @@ TEST_F(ClientCopiesTest, WithoutAMapNobodyAsksForCopies) {
 
 class ClientHeldTest : public ClientCopiesTest {
  protected:
-  std::unique_ptr<HeldRequest> hold(const Bytes& bytes, const std::string& key = "k") {
-    const std::vector<PutBlock> blocks{{.key = key_bytes(key),
+  const std::string key_ = "k";  // outlives the requests about it
+
+  std::unique_ptr<HeldRequest> hold(const Bytes& bytes) {
+    const std::vector<PutBlock> blocks{{.key = key_bytes(key_),
                                         .group = {},
                                         .bytes = bytes,
                                         .group_print = Fingerprint{.high = 1, .low = 2}}};
