@@ -87,11 +87,13 @@ class Pool:
             stub = placement_pb2_grpc.PlacementStub(channel)
             while time.monotonic() < end:
                 answer = stub.ListNodes(placement_pb2.ListNodesRequest(), timeout=DEADLINE_S)
+                if not answer.nodes:
+                    continue
                 (node,) = answer.nodes
                 if node.state == map_pb2.NODE_STATE_SERVING and node.epoch == answer.epoch:
                     assert not answer.leader
                     return
-        raise AssertionError(f"the node did not register: {node}")
+        raise AssertionError("the node did not register")
 
     def blocks(self, key: bytes) -> None:
         """A block is put and got."""

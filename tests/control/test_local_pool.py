@@ -60,7 +60,6 @@ def test_three_nodes_three_replicas_and_an_etcd() -> None:
         _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, errors
     assert "killed by SIGKILL" in errors
-    assert "etcd (" in errors
     pids = [*said["pids"], *said["control_pids"], said["etcd_pid"]]
     assert not any(runs(pid) for pid in pids)
     assert not any(listening(address) for address in (*said["nodes"], *said["control"]))

@@ -124,7 +124,9 @@ void Mover::read() {
       .key = move_->memory->key, .group = {}, .offset = 0, .target = move_->memory->bytes}};
   move_->get = own_->get(move_->space, blocks, kTimeoutMs, [this, memory = move_->memory] {
     const bool came = move_->get->codes()[0] == Code::ok;
-    later(2'000, came ? &Mover::hold : &Mover::look);
+    // Long enough for whole drops, which go to both nodes twice, to come between.
+    if (came) return later(20'000, &Mover::hold);
+    later(2'000, &Mover::look);
   });
 }
 
