@@ -410,11 +410,13 @@ void ClientFace::ask(std::size_t node, const Question& question, std::uint64_t t
 
 void ClientFace::begin_asking(const std::shared_ptr<Operation>& operation, std::size_t node,
                               std::move_only_function<void(Result<std::string>)> got) {
-  operation->finished = [asked = operation.get(), core = core_, node,
+  // The core holds the operation: not the other way round, too.
+  operation->finished = [asked = operation.get(), weak = std::weak_ptr(core_), node,
                          told = std::move(got)]() mutable {
     const Code code = asked->codes[0];
     if (code == Code::ok) return told(std::move(asked->text));
-    const std::vector<NodeHealth> health = core->health();
+    const auto core = weak.lock();
+    const std::vector<NodeHealth> health = core ? core->health() : std::vector<NodeHealth>();
     told(fail(code, node < health.size() ? health[node].last_error : "there is no such node"));
   };
   if (node < options_.nodes.size()) {
