@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,6 +18,7 @@ EXIT_DEGRADED = 1
 EXIT_DOWN = 4
 _EXITS = {"healthy": EXIT_HEALTHY, "degraded": EXIT_DEGRADED, "down": EXIT_DOWN}
 _EVENTS_SHOWN = 8
+_EXIT_INTERRUPTED = 130
 _SUMS = ("capacity_bytes", "block_bytes", "blocks", "gets", "misses", "evicted_blocks")
 
 
@@ -152,6 +155,9 @@ def _used(stats: dict[str, int]) -> str:
 
 
 def _events(args: argparse.Namespace, output: Output) -> None:
+    if args.follow:
+        # An exception that falls into gRPC's own code would be lost; there is nothing to clean up.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_EXIT_INTERRUPTED))
     with control(args) as reached:
         for event in reached.events(after=args.after, follow=args.follow):
             row = _event(event)
