@@ -62,6 +62,7 @@ class NodeSettings:
     hands: int | None = None
     segment_bytes: int | None = _size()
     rewrite_percent: int | None = None
+    write_budget: int | None = _size()  # a day
     index_flush_ms: int | None = None
     log_level: str | None = None
     log_format: str | None = None  # text or json

@@ -128,7 +128,10 @@ def _raise_unless(client: Client, code: int, good: set[str], what: str) -> None:
         "conflict": "the key is there with another length; drop it first, or use another key",
         "corrupt": "the block failed a check and was taken out; put it again",
         "busy": "the node is at a limit or another put of this key is under way; try again",
-        "no_space": "the block is larger than the node can take",
+        "no_space": "the block is larger than the node or its quota can take, or its namespace's "
+        "admission does not take it now",
+        "denied": "denied: the token does not allow it, or the namespace was dropped and its drop "
+        "generation is over",
         "too_large": "a key has at most 512 bytes, a block at most 64 MiB",
         "invalid": "a key has at least 1 byte, and so has a block",
     }.get(name, name)

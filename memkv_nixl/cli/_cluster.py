@@ -23,6 +23,8 @@ _LOOK_S = 0.5  # between two looks at a drain
 _TRY_S = 3.0  # of one replica, when there is another one to ask
 _ELECTION_PAUSE_S = 0.25
 DIALECTS = ("raw", "obj", "cmx")
+_ADMISSIONS = {"all": 1, "second-touch": 2, "budget": 3}  # as in map.proto
+_ADMISSION_WORDS = {number: word for word, number in _ADMISSIONS.items()}
 _STATES = ("unknown", "serving", "silent", "lost", "draining")
 _TLS = ("tls_ca", "tls_cert", "tls_key")
 
@@ -70,21 +72,27 @@ def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 
 def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
-    spaces = commands.add_parser("namespaces", help="the namespaces of a pool: list, create, drop")
+    spaces = commands.add_parser(
+        "namespaces", help="the namespaces of a pool: list, create, update, drop"
+    )
     actions = spaces.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[reach], help="those that were created")
     listing.set_defaults(run=_list_namespaces)
     create = actions.add_parser("create", parents=[reach], help="make one known, with its rules")
-    create.add_argument("--quota", metavar="SIZE", help="bytes it may hold in the whole pool")
-    create.add_argument("--ttl", metavar="S", type=int, help="seconds until a block is a miss")
-    create.add_argument("--copies", type=int, choices=(1, 2), help="nodes a block lies on")
     create.set_defaults(run=_create_namespace)
+    update = actions.add_parser("update", parents=[reach], help="set the rules that are named")
+    update.set_defaults(run=_update_namespace)
+    for one in (create, update):
+        one.add_argument("--quota", metavar="SIZE", help="bytes it may hold in the whole pool")
+        one.add_argument("--ttl", metavar="S", type=int, help="seconds until a block is a miss")
+        one.add_argument("--copies", type=int, choices=(1, 2), help="nodes a block lies on")
+        one.add_argument("--admission", choices=tuple(_ADMISSIONS), help="which blocks it takes")
     drop = actions.add_parser("drop", parents=[reach], help="end all that it holds")
     drop.set_defaults(run=_drop_namespace)
-    for one in (create, drop):
+    for one in (create, update, drop):
         one.add_argument("name")
         one.add_argument("--key-dialect", choices=DIALECTS, default="raw")
-    for one in (listing, create, drop):
+    for one in (listing, create, update, drop):
         one.add_argument("--tenant", default="", help="(default: the built-in one)")
 
 
@@ -196,26 +204,41 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
             format_size(row["quota_bytes"]) if row["quota_bytes"] else "-",
             f"{row['ttl_s']} s" if row["ttl_s"] else "-",
             str(row["copies"]),
+            row["admission"],
         ]
         for row in rows
     ]
-    head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "QUOTA", "TTL", "COPIES"]
+    head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "QUOTA", "TTL", "COPIES", "ADMISSION"]
     output.answer(
         {"namespaces": rows}, table(head, lines) if rows else ["No namespace was created."]
     )
 
 
 def _create_namespace(args: argparse.Namespace, output: Output) -> None:
-    rules = {"ttl_s": args.ttl, "copies": args.copies}
-    if args.quota is not None:
-        rules["quota_bytes"] = parse_size(args.quota, "--quota")
-    said = {name: value for name, value in rules.items() if value is not None}
     with control(args) as plane:
-        done = plane.namespaces("CreateNamespace", **_name(args), rules=said)
+        done = plane.namespaces("CreateNamespace", **_name(args), rules=_rules(args))
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [f"{done.namespace.name} is known (epoch {done.epoch})."],
     )
+
+
+def _update_namespace(args: argparse.Namespace, output: Output) -> None:
+    with control(args) as plane:
+        done = plane.namespaces("UpdateNamespace", **_name(args), rules=_rules(args))
+    output.answer(
+        {**_row(done.namespace), "epoch": done.epoch},
+        [f"The rules of {done.namespace.name} are set (epoch {done.epoch})."],
+    )
+
+
+def _rules(args: argparse.Namespace) -> dict[str, int]:
+    rules = {"ttl_s": args.ttl, "copies": args.copies}
+    if args.quota is not None:
+        rules["quota_bytes"] = parse_size(args.quota, "--quota")
+    if args.admission is not None:
+        rules["admission"] = _ADMISSIONS[args.admission]
+    return {name: value for name, value in rules.items() if value is not None}
 
 
 def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
@@ -250,6 +273,7 @@ def _row(space: Any) -> dict[str, Any]:
         "quota_bytes": rules.quota_bytes,
         "ttl_s": rules.ttl_s,
         "copies": rules.copies,
+        "admission": _ADMISSION_WORDS.get(rules.admission, "all"),
     }
 
 

@@ -24,6 +24,7 @@ _SIZES = {
     "capacity": "of a file to make or grow (default: as large as the device is)",
     "dram": "memory for blocks (default: memkvd's)",
     "segment_bytes": "size of a segment of the log (default: chosen from the capacity)",
+    "write_budget": "bytes a day, for namespaces with a budget of writes (default: the capacity)",
 }
 _TEXTS = {
     "device": "a raw block device, or a file",

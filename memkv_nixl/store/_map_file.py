@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memkv_nixl._native import crc32c, node_id_of
-from memkv_nixl.proto.memkv.v1.map_pb2 import NODE_STATE_DRAINING
+from memkv_nixl.proto.memkv.v1.map_pb2 import ADMISSION_ALL, NODE_STATE_DRAINING
 
 if TYPE_CHECKING:
     from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap, TenantRule
 
 _MAGIC, _REQUEST = b"MKV1", 1
-_MAP_REPLY, _TRUST = 21, 41
+_MAP_REPLY, _RULES, _TRUST = 21, 40, 41
 
 
 def write_map_file(path: Path, map_: ClusterMap, own: TenantRule | None = None) -> None:
     """Puts the map in place, whole; `own` is trusted beside the map's tenants."""
     fresh = path.with_suffix(".new")
-    fresh.write_bytes(map_frame(map_) + trust_frame(map_, own))
+    fresh.write_bytes(map_frame(map_) + rules_frame(map_) + trust_frame(map_, own))
     fresh.replace(path)
 
 
@@ -34,6 +34,27 @@ def map_frame(map_: ClusterMap) -> bytes:
         body += struct.pack("<QIQBH", node.node_id, node.weight, domain, draining, len(address))
         body += address
     return _frame(_MAP_REPLY, body)
+
+
+def rules_frame(map_: ClusterMap) -> bytes:
+    """What is settled about namespaces and tenants as one frame of the file, RULES."""
+    spaces = sorted(map_.namespaces, key=lambda space: (space.tenant, space.id))
+    tenants = sorted(map_.tenants, key=lambda tenant: tenant.tenant)
+    records = [struct.pack("<III", map_.epoch, len(spaces), len(tenants))]
+    records += [
+        struct.pack(
+            "<Q16sIIQB3x",
+            space.tenant,
+            space.id,
+            space.drop_generation,
+            space.rules.ttl_s,
+            space.rules.quota_bytes,
+            space.rules.admission or ADMISSION_ALL,
+        )
+        for space in spaces
+    ]
+    records += [struct.pack("<QQ", tenant.tenant, tenant.quota_bytes) for tenant in tenants]
+    return _frame(_RULES, b"".join(records))
 
 
 def trust_frame(map_: ClusterMap, own: TenantRule | None = None) -> bytes:

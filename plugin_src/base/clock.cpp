@@ -14,6 +14,9 @@ class SystemClock final : public Clock {
     return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
            static_cast<std::uint64_t>(now.tv_nsec);
   }
+  [[nodiscard]] std::uint32_t unix_s() const override {
+    return static_cast<std::uint32_t>(std::time(nullptr));
+  }
 };
 
 }  // namespace

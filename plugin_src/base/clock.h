@@ -13,6 +13,9 @@ class Clock {
   virtual ~Clock() = default;
   // Nanoseconds on a clock that never goes back; its zero has no meaning. Thread: any.
   [[nodiscard]] virtual std::uint64_t now_ns() const = 0;
+  // Seconds since 1970 on the wall clock, which may be stepped: for what must hold across restarts.
+  // Thread: any.
+  [[nodiscard]] virtual std::uint32_t unix_s() const = 0;
 };
 
 // The machine's monotonic clock. Thread: any.

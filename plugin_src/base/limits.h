@@ -33,6 +33,8 @@ inline constexpr std::size_t kAddressBytesMax = 256;          // (format)
 inline constexpr std::uint32_t kNodesMax = 1024;              // (format) nodes in one map
 inline constexpr std::uint32_t kListMax = 1024;               // (format) blocks in one LIST
 inline constexpr std::uint32_t kStaticEpoch = 1;  // (format) of a node without a control plane
+inline constexpr std::uint32_t kNamespacesMax = 16384;    // (format) with rules, in one map
+inline constexpr std::uint32_t kTenantsMax = 1024;        // (format) in one map
 inline constexpr std::uint32_t kEpochLeapMax = 1u << 24;  // (format) from one map to the next
 
 // one step of a hand
@@ -99,6 +101,10 @@ inline constexpr std::uint8_t kReadFailuresMax = 2;  // in a row, then a block i
 inline constexpr std::uint64_t kIndexEntriesMax =
     256 * 1024 * 1024;  // when it is chosen from the capacity
 inline constexpr std::uint64_t kIndexShardsMax = 64 * 1024;
+inline constexpr std::size_t kAccountsMax = 64 * 1024;   // of namespaces without a rule
+inline constexpr std::size_t kTouchesMax = 1024 * 1024;  // puts that are remembered
+inline constexpr std::uint32_t kKeptPercentMax = 75;     // of a segment, for who has a quota
+inline constexpr std::uint32_t kClockBackSMax = 60;      // a wall clock that is set is no doubt
 
 // a client
 inline constexpr std::size_t kSeedsMax = 1024;

@@ -22,11 +22,11 @@ enum class Code : std::uint8_t {
   busy = 4,          // the first put of the key is in flight, or a limit is reached: try later
   corrupt = 5,       // a check failed; the block was taken out and may be put again
   device_error = 6,  // the device refused, failed or came up short
-  no_space = 7,      // the block can never fit here
+  no_space = 7,      // the block does not fit here, or by a rule it is not taken: it is not stored
   invalid = 8,       // the request breaks the rules; the sentence says which
   too_large = 9,     // over a limit of limits.h
   unsupported = 10,  // a version or feature this side does not speak
-  denied = 11,       // the token gives no right to this
+  denied = 11,       // the token gives no right to this, or the drop generation is over
   timeout = 12,      // the deadline passed
   unreachable = 13,  // no connection to the node, or its breaker is open
   cancelled = 14,    // the caller gave up

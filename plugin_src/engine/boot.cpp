@@ -129,6 +129,10 @@ struct Booting : std::enable_shared_from_this<Booting> {
       return done(fail(Code::invalid, name() + " was formatted by a newer version of memkvd: run "
                                                "that version, or --format to overwrite it"));
     }
+    if (one == SuperblockState::older_version || two == SuperblockState::older_version) {
+      return done(fail(Code::invalid, name() + " was formatted by an older version of memkvd: run "
+                                               "that version, or --format to overwrite it"));
+    }
     const bool one_is = one == SuperblockState::valid;
     const bool two_is = two == SuperblockState::valid;
     if (one_is && two_is && first.uuid == second.uuid) {

@@ -39,6 +39,25 @@ Entry* Core::entry_at(const Fingerprint& print, std::uint32_t segment, std::uint
   return entry != nullptr && entry->segment == segment && entry->page == page ? entry : nullptr;
 }
 
+Entry* Core::living(const BlockId& id, const Fingerprint& print) {
+  Entry* entry = index.find(print);
+  if (entry == nullptr) return nullptr;
+  const SpaceRule* rule = index.accounts().rules().of(id.tenant, id.space.id);
+  if (rule == nullptr) return entry;
+  if (rule->drop_generation != id.space.generation) return nullptr;
+  if (!outlived(*entry, rule->ttl_s)) return entry;
+  ++stats.expired_blocks;
+  take_out(print);
+  return nullptr;
+}
+
+bool Core::outlived(const Entry& entry, std::uint32_t ttl_s) const {
+  if (ttl_s == 0) return false;
+  const std::uint32_t now_s = executor.clock().unix_s();
+  if (entry.put_s > now_s) return entry.put_s - now_s > kClockBackSMax;
+  return now_s - entry.put_s >= ttl_s;
+}
+
 void Core::forget(const Fingerprint& print) {
   const Entry* entry = index.find(print);
   if (entry == nullptr) return;

@@ -46,6 +46,14 @@ struct Core {
   // The same, when it still lies at this place.
   [[nodiscard]] Entry* entry_at(const Fingerprint& print, std::uint32_t segment,
                                 std::uint32_t page);
+  // The entry of `id`, whose fingerprint is `print`, or nullptr: also when by the rules there is no
+  // such block any more. One that outlived its TTL is taken out.
+  [[nodiscard]] Entry* living(const BlockId& id, const Fingerprint& print);
+  // By the rules of its account the block is too old, or nobody knows how old it is.
+  [[nodiscard]] bool outlived(const Entry& entry) const {
+    return outlived(entry, index.accounts().ttl_s(entry.account));
+  }
+  [[nodiscard]] bool outlived(const Entry& entry, std::uint32_t ttl_s) const;
   // The block leaves index and DRAM; readers keep their bytes.
   void forget(const Fingerprint& print);
   // The same, and a restart is not to bring it back; nobody waits for that.

@@ -65,7 +65,8 @@ bool sane(const Superblock& super) {
 
 bool sane(const Record& record, std::uint32_t segment_pages) {
   if (record.kind == RecordKind::tombstone) {
-    return record.page == 0 && record.length == 0 && record.depth == 0;
+    return record.page == 0 && record.length == 0 && record.depth == 0 && record.tenant == 0 &&
+           record.space == Namespace{} && record.put_s == 0;
   }
   if (record.kind != RecordKind::block) return false;
   return record.length >= 1 && record.length <= kBlockBytesMax && record.page >= 1 &&
@@ -103,6 +104,7 @@ SuperblockState decode_superblock(ConstPage page, Superblock& to) {
   (void)in.u64();
   const std::uint32_t version = in.u32();
   if (version > kFormatVersion) return SuperblockState::newer_version;
+  if (version > 0 && version < kFormatVersion) return SuperblockState::older_version;
   to.segments = in.u32();
   read_array(in, to.uuid);
   to.device_bytes = in.u64();
@@ -201,9 +203,13 @@ void encode(const IndexPage& from, Page page) {
     out.u64(record.fingerprint.high);
     out.u64(record.fingerprint.low);
     out.u64(record.incarnation);
+    out.u64(record.tenant);
+    out.raw(record.space.id);
+    out.u32(record.space.generation);
     out.u32(record.page);
     out.u32(record.length);
     out.u32(record.depth);
+    out.u32(record.put_s);
     out.u32(static_cast<std::uint32_t>(record.kind));
   }
   seal(page);
@@ -225,9 +231,13 @@ std::optional<IndexPage> decode_index_page(ConstPage page, std::uint32_t segment
     record.fingerprint.high = in->u64();
     record.fingerprint.low = in->u64();
     record.incarnation = in->u64();
+    record.tenant = in->u64();
+    read_array(*in, record.space.id);
+    record.space.generation = in->u32();
     record.page = in->u32();
     record.length = in->u32();
     record.depth = in->u32();
+    record.put_s = in->u32();
     record.kind = static_cast<RecordKind>(in->u32());
     if (!sane(record, segment_pages)) return std::nullopt;
   }

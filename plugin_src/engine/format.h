@@ -18,11 +18,11 @@
 
 namespace memkv::engine {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 inline constexpr std::uint64_t kSegmentBytesFloor = 64 * kKiB;
 inline constexpr std::uint64_t kSegmentOffsetMax = kMiB;
 inline constexpr std::size_t kBlankBytes = 64 * kKiB;  // at both ends of a device
-inline constexpr std::size_t kRecordsPerPage = 101;
+inline constexpr std::size_t kRecordsPerPage = 56;
 
 using Uuid = std::array<std::byte, 16>;
 using Page = std::span<std::byte, kPageBytes>;
@@ -93,9 +93,12 @@ enum class RecordKind : std::uint32_t { block = 1, tombstone = 2 };
 struct Record {
   Fingerprint fingerprint;
   std::uint64_t incarnation = 0;
+  TenantId tenant = 0;
+  Namespace space;
   std::uint32_t page = 0;
   std::uint32_t length = 0;
   std::uint32_t depth = 0;
+  std::uint32_t put_s = 0;  // when it was put, by the wall clock
   RecordKind kind = RecordKind::block;
   friend bool operator==(const Record&, const Record&) = default;
 };
@@ -110,7 +113,7 @@ struct IndexPage {
   friend bool operator==(const IndexPage&, const IndexPage&) = default;
 };
 
-enum class SuperblockState { valid, newer_version, not_ours };
+enum class SuperblockState { valid, newer_version, older_version, not_ours };
 
 void encode(const Superblock& from, Page page);
 void encode(const SegmentHeader& from, Page page);

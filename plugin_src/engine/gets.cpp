@@ -29,7 +29,7 @@ GetId Gets::begin(const BlockId& id, std::uint32_t offset, std::uint32_t length,
 // Looks where the block is now. Called again when that may have changed while the get waited.
 void Gets::start(GetId number) {
   Get& get = gets_.at(number);
-  Entry* entry = core_.index.find(get.print);
+  Entry* entry = core_.living(get.id(), get.print);
   if (entry == nullptr) return answer(number, Code::not_found);
   if (entry->resident == kNone) return start_from_flash(number, *entry);
   if (core_.residents.at(entry->resident).state != ResidentState::loading) {

@@ -73,7 +73,7 @@ void Index::grow(Shard& shard) {
   shard.cells = std::move(cells);
 }
 
-Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length) {
+Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length, AccountId account) {
   MEMKV_CHECK(length != 0, "a block has at least one byte");
   Shard& shard = shard_of(fingerprint);
   if ((shard.used + 1) * 4 > shard.cells.size() * 3) grow(shard);
@@ -85,8 +85,19 @@ Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length) {
   }
   block_bytes_ += length;
   block_bytes_ -= cell.length;
+  accounts_.add(account, length);
+  if (cell.length != 0) accounts_.remove(cell.account, cell.length);
+  cell.account = account;
   cell.length = length;
   return cell;
+}
+
+void Index::line_up(const Entry& entry) {
+  accounts_.line_up(entry.account, {entry.fingerprint, entry.incarnation},
+                    [this](const Placard& of) {
+                      const Entry* known = find(of.fingerprint);
+                      return known != nullptr && known->incarnation == of.incarnation;
+                    });
 }
 
 bool Index::erase(const Fingerprint& fingerprint) {
@@ -98,6 +109,7 @@ bool Index::erase(const Fingerprint& fingerprint) {
   --shard.used;
   --size_;
   block_bytes_ -= cells[hole].length;
+  accounts_.remove(cells[hole].account, cells[hole].length);
   // Close the gap: what lies behind it and could not be found across it any more moves into it.
   const std::size_t mask = cells.size() - 1;
   for (std::size_t at = (hole + 1) & mask; cells[at].length != 0; at = (at + 1) & mask) {
@@ -130,6 +142,7 @@ void Index::clear() {
   for (Shard& shard : shards_) shard = Shard{};
   size_ = 0;
   block_bytes_ = 0;
+  accounts_.clear();
 }
 
 std::uint64_t Index::memory_bytes() const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/fingerprint.h"
+#include "engine/accounts.h"
 
 namespace memkv::engine {
 
@@ -23,12 +24,14 @@ struct Entry {
   std::uint32_t depth = 0;
   std::uint32_t segment = kNone;  // kNone: not on flash (yet)
   std::uint32_t page = 0;
-  std::uint32_t resident = kNone;  // its slot in Residents; kNone: not in DRAM
-  std::uint8_t read_failures = 0;  // in a row
-  bool hit = false;                // since it was written
-  std::uint8_t mark = 0;           // whatever store.h's mark() said last
-  std::uint8_t reads = 0;          // as of `reads_at`; see reads_by()
-  std::uint8_t reads_at = 0;       // in half-lives of a read, modulo 256
+  std::uint32_t resident = kNone;      // its slot in Residents; kNone: not in DRAM
+  AccountId account = kNoAccount;      // whose quota it counts against
+  std::uint32_t put_s = 0;             // when it was put, by the wall clock; kept when it moves
+  std::uint8_t read_failures : 7 = 0;  // in a row
+  bool hit : 1 = false;                // since it was written
+  std::uint8_t mark = 0;               // whatever store.h's mark() said last
+  std::uint8_t reads = 0;              // as of `reads_at`; see reads_by()
+  std::uint8_t reads_at = 0;           // in half-lives of a read, modulo 256
 
   [[nodiscard]] bool on_flash() const { return segment != kNone; }
   [[nodiscard]] bool wanted(std::uint64_t now_ns) const { return hit || held_until_ns > now_ns; }
@@ -48,7 +51,10 @@ class Index {
   [[nodiscard]] const Entry* find(const Fingerprint& fingerprint) const;
   // The entry with this fingerprint, made when it was not there. `length` is at least 1. The caller
   // looks at full() before.
-  Entry& insert(const Fingerprint& fingerprint, std::uint32_t length);
+  Entry& insert(const Fingerprint& fingerprint, std::uint32_t length,
+                AccountId account = kNoAccount);
+  // The entry's block is its account's newest.
+  void line_up(const Entry& entry);
   // True when it was there.
   bool erase(const Fingerprint& fingerprint);
   void clear();
@@ -66,6 +72,10 @@ class Index {
   [[nodiscard]] std::uint64_t block_bytes() const { return block_bytes_; }
   [[nodiscard]] std::uint64_t memory_bytes() const;
 
+  // Who has how many of these bytes.
+  [[nodiscard]] Accounts& accounts() { return accounts_; }
+  [[nodiscard]] const Accounts& accounts() const { return accounts_; }
+
  private:
   struct Shard {
     std::vector<Entry> cells;  // a power of two, or none
@@ -79,6 +89,7 @@ class Index {
   std::uint64_t entries_max_;
   std::uint64_t size_ = 0;
   std::uint64_t block_bytes_ = 0;
+  Accounts accounts_;
 };
 
 }  // namespace memkv::engine

@@ -42,7 +42,8 @@ void Lister::choose(const WalkPtr& walk) {
   walk->found.next = core_.index.walk(walk->found.next, kCellsPerSlice, [&](const Entry& entry) {
     const bool wanted = entry.reads_by(now_ns) >= wish.reads_min &&
                         (wish.mark_not == 0 || entry.mark != wish.mark_not);
-    if (wanted) walk->chosen.push_back({entry.fingerprint, entry.incarnation});
+    if (wanted && !core_.index.accounts().is_over(entry.account))
+      walk->chosen.push_back({entry.fingerprint, entry.incarnation});
     return walk->chosen.size() < wish.count;
   });
   walk->cells += kCellsPerSlice;
@@ -78,8 +79,11 @@ void Lister::name(const WalkPtr& walk) {
 }
 
 void Lister::named(Walk& walk, const Fingerprint& print, const BlockMeta& meta) {
-  const Entry* entry = core_.entry_of(print, meta.incarnation);
-  if (entry == nullptr || meta.identity.tenant != walk.wish.tenant) return;
+  const Identity& identity = meta.identity;
+  if (identity.tenant != walk.wish.tenant) return;
+  if (core_.entry_of(print, meta.incarnation) == nullptr) return;
+  const Entry* entry = core_.living({identity.tenant, identity.space, identity.key}, print);
+  if (entry == nullptr) return;
   walk.found.blocks.push_back({.space = meta.identity.space,
                                .key = meta.identity.key,
                                .incarnation = meta.incarnation,

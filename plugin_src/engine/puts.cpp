@@ -17,6 +17,7 @@ PutId Puts::begin(const BlockId& id, std::uint32_t length, const BlockTraits& tr
   Put& put = puts_[number];
   put.granted = std::move(granted);
   Status status = look_at_form(id, length);
+  if (status.code == Code::invalid || status.code == Code::no_space) ++core_.stats.puts_rejected;
   if (status.good()) {
     put.print = core_.print_of(id);
     status = look(id, length, put.print);
@@ -59,11 +60,15 @@ Status Puts::look_at_form(const BlockId& id, std::uint32_t length) const {
 }
 
 Status Puts::look(const BlockId& id, std::uint32_t length, const Fingerprint& print) {
+  if (Status status = look_at_generation(id); !status.good()) {
+    ++core_.stats.puts_ended;
+    return status;
+  }
   if (has(print) || dropping_.contains(print)) {
     ++core_.stats.puts_busy;
     return Code::busy;
   }
-  Entry* entry = core_.index.find(print);
+  Entry* entry = core_.living(id, print);
   if (entry != nullptr && entry->resident != kNone) {
     const Resident& resident = core_.residents.at(entry->resident);
     if (resident.state != ResidentState::loading && !resident.meta.identity.is(id)) {
@@ -72,7 +77,7 @@ Status Puts::look(const BlockId& id, std::uint32_t length, const Fingerprint& pr
       entry = nullptr;
     }
   }
-  if (entry == nullptr) return Code::ok;
+  if (entry == nullptr) return look_at_rules(id, length, print);
   if (entry->length != length) {
     ++core_.stats.puts_conflict;
     return {Code::conflict, "the block is here with " + std::to_string(entry->length) + " bytes"};
@@ -83,8 +88,39 @@ Status Puts::look(const BlockId& id, std::uint32_t length, const Fingerprint& pr
   return Code::exists;
 }
 
+Status Puts::look_at_generation(const BlockId& id) const {
+  const SpaceRule* rule = core_.index.accounts().rules().of(id.tenant, id.space.id);
+  if (rule == nullptr || rule->drop_generation == id.space.generation) return Code::ok;
+  const std::string is_at = "this node is at " + std::to_string(rule->drop_generation);
+  if (rule->drop_generation > id.space.generation) {
+    return {Code::denied, "drop generation " + std::to_string(id.space.generation) +
+                              " of the namespace is over: " + is_at};
+  }
+  return {Code::busy, "drop generation " + std::to_string(id.space.generation) +
+                          " of the namespace has not begun: " + is_at};
+}
+
+Status Puts::look_at_rules(const BlockId& id, std::uint32_t length, const Fingerprint& print) {
+  const Rules& rules = core_.index.accounts().rules();
+  const SpaceRule* rule = rules.of(id.tenant, id.space.id);
+  std::uint64_t quota = rules.tenant_quota(id.tenant);
+  if (rule != nullptr && rule->quota_bytes != 0) quota = std::min(quota, rule->quota_bytes);
+  if (length > quota) {
+    ++core_.stats.puts_over_quota;
+    return {Code::no_space, "a block of " + std::to_string(length) + " bytes: its quota here is " +
+                                std::to_string(quota)};
+  }
+  if (rule == nullptr || rule->admission == Admission::all) return Code::ok;
+  const bool taken =
+      rule->admission == Admission::second_touch
+          ? touches_.again(print)
+          : budget_.allows(core_.executor.clock().now_ns(), core_.stats.device_bytes_written);
+  if (taken) return Code::ok;
+  ++core_.stats.puts_not_admitted;
+  return {Code::no_space, "the namespace's admission does not take it now"};
+}
+
 void Puts::answer(PutId number, Status status) {
-  if (status.code == Code::invalid || status.code == Code::no_space) ++core_.stats.puts_rejected;
   core_.post([this, number, status = std::move(status)]() mutable {
     const auto at = puts_.find(number);
     if (at == puts_.end()) return;
@@ -156,14 +192,18 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
   put.meta.incarnation = core_.next_incarnation++;
   const std::uint64_t incarnation = put.meta.incarnation;
   const std::uint64_t granted_ns = put.granted_ns;
-  Entry& entry = core_.index.insert(put.print, put.meta.length);
+  const Identity& identity = put.meta.identity;
+  const AccountId account = core_.index.accounts().of(identity.tenant, identity.space);
+  Entry& entry = core_.index.insert(put.print, put.meta.length, account);
   entry.incarnation = incarnation;
+  entry.put_s = core_.executor.clock().unix_s();
   entry.depth = put.meta.traits.depth;
   const std::uint32_t slot =
       core_.residents.add(put.print, std::move(put.meta), Share::put, std::exchange(put.memory, {}),
                           ResidentState::dirty);
   entry.resident = slot;
   core_.stats.put_bytes += entry.length;
+  core_.index.line_up(entry);
   --granted_;
   erase(at);
   writer_.enqueue(slot, granted_ns);

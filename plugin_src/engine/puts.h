@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 
+#include "engine/admittance.h"
 #include "engine/core.h"
 #include "engine/memory_queue.h"
 #include "engine/writer.h"
@@ -19,7 +20,11 @@ class Puts {
   using Granted = std::move_only_function<void(Result<Grant>)>;
 
   Puts(Core& core, MemoryQueue& memory, Writer& writer)
-      : core_(core), memory_(memory), writer_(writer) {}  // all outlive this
+      : core_(core),
+        memory_(memory),
+        writer_(writer),  // all outlive this
+        budget_(core.options.write_budget != 0 ? core.options.write_budget
+                                               : core.super.device_bytes) {}
 
   PutId begin(const BlockId& id, std::uint32_t length, const BlockTraits& traits, Granted granted);
   [[nodiscard]] Result<std::uint64_t> commit(PutId put, std::span<const std::uint32_t> arrived,
@@ -55,6 +60,10 @@ class Puts {
   // Why it is refused, or ok.
   [[nodiscard]] Status look(const BlockId& id, std::uint32_t length, const Fingerprint& print);
   [[nodiscard]] Status look_at_form(const BlockId& id, std::uint32_t length) const;
+  [[nodiscard]] Status look_at_generation(const BlockId& id) const;
+  // Whether the rules take a block that is not here.
+  [[nodiscard]] Status look_at_rules(const BlockId& id, std::uint32_t length,
+                                     const Fingerprint& print);
   void answer(PutId put, Status status);
   void grant(PutId put, Memory memory);
   void zero_tail(const Put& put) const;
@@ -66,6 +75,8 @@ class Puts {
   std::map<PutId, Put> puts_;
   std::map<Fingerprint, PutId> by_print_;
   std::map<Fingerprint, std::uint32_t> dropping_;
+  Touches touches_;
+  WriteBudget budget_;
   PutId next_put_ = 1;
   std::uint64_t granted_ = 0;
   bool shut_ = false;

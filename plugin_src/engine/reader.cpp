@@ -97,7 +97,7 @@ void Reader::finish(Fetch& fetch, Code code) {
   // What was read at a place that the block has left since says nothing about the block.
   if (Entry* entry = core_.entry_at(fetch.print, fetch.place.segment, fetch.place.page);
       entry != nullptr && entry->incarnation == fetch.incarnation) {
-    entry->read_failures = code == Code::device_error ? entry->read_failures + 1 : 0;
+    entry->read_failures = code == Code::device_error ? entry->read_failures + 1U : 0U;
     if (code == Code::corrupt || entry->read_failures >= kReadFailuresMax) {
       core_.take_out(fetch.print);
     }

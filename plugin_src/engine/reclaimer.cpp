@@ -65,23 +65,32 @@ std::optional<std::uint32_t> Reclaimer::next_blank() {
 void Reclaimer::choose_survivors() {
   struct Candidate {
     Placed placed;
+    bool in_quota;  // these come first, and have more room
     std::uint32_t depth;
     std::uint64_t bytes;
   };
   std::vector<Candidate> candidates;
+  const Accounts& accounts = core_.index.accounts();
   const std::uint64_t now_ns = core_.executor.clock().now_ns();
   for (const Placed& placed : core_.log.blocks(segment_)) {
     const Entry* entry = core_.entry_at(placed.fingerprint, segment_, placed.page);
     if (entry == nullptr || !entry->wanted(now_ns)) continue;
-    candidates.push_back({placed, entry->depth, block_pages(entry->length) * kPageBytes});
+    if (accounts.is_over(entry->account) || core_.outlived(*entry)) continue;
+    candidates.push_back({placed, accounts.within_quota(entry->account), entry->depth,
+                          block_pages(entry->length) * kPageBytes});
   }
-  std::ranges::stable_sort(candidates, {}, &Candidate::depth);
-  std::uint64_t budget = core_.super.segment_bytes / 100 * core_.options.rewrite_percent;
+  std::ranges::stable_sort(candidates, {}, [](const Candidate& candidate) {
+    return std::pair(!candidate.in_quota, candidate.depth);
+  });
+  const std::uint64_t percent = core_.super.segment_bytes / 100;
+  const std::uint64_t room = percent * core_.options.rewrite_percent;
+  const std::uint64_t room_in_quota = std::max(room, percent * kKeptPercentMax);
+  std::uint64_t used = 0;
   survivors_.clear();
   next_survivor_ = 0;
   for (const Candidate& candidate : candidates) {
-    if (candidate.bytes > budget) continue;
-    budget -= candidate.bytes;
+    if (used + candidate.bytes > (candidate.in_quota ? room_in_quota : room)) continue;
+    used += candidate.bytes;
     survivors_.push_back(candidate.placed);
   }
 }

@@ -3,9 +3,10 @@
 //
 // A blank segment is readied first; when there is none the oldest closed one is taken back: its
 // blocks that were wanted since they were written move to the tail, the shallower in the prefix
-// chain first, within the rewrite budget; its header gets the new generation, read back and
-// compared; only then the rest leaves the index, and when nobody reads there any more, the segment
-// is ready.
+// chain first, within the rewrite budget, which is larger for those that are within a quota of
+// theirs (the others of a device should not push them out); its header gets the new generation,
+// read back and compared; only then the rest leaves the index, and when nobody reads there any
+// more, the segment is ready.
 //
 // It never waits for what may not come: a block that finds no memory to move through is dropped. A
 // segment that takes no header is set aside for kSetAsideMs, and another one is readied in its

@@ -239,12 +239,15 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
     const Entry* known = result.index.find(record.fingerprint);
     if (known != nullptr && known->incarnation > record.incarnation) return;
     if (known == nullptr && result.index.full() && !make_room()) return;
-    Entry& entry = result.index.insert(record.fingerprint, record.length);
+    const AccountId account = result.index.accounts().of(record.tenant, record.space);
+    Entry& entry = result.index.insert(record.fingerprint, record.length, account);
     entry.incarnation = record.incarnation;
     entry.depth = record.depth;
+    entry.put_s = record.put_s;
     entry.segment = closed.number;
     entry.page = record.page;
     closed.blocks.push_back({record.fingerprint, record.page});
+    result.index.line_up(entry);
   }
 
   // The index is full: the oldest segment's blocks leave it. False when only the current one's are

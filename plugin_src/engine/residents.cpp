@@ -1,5 +1,6 @@
 #include "engine/residents.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -100,17 +101,23 @@ void Residents::settle(std::uint32_t slot) {
 
 void Residents::link(std::uint32_t slot) {
   Resident& resident = slots_[slot];
-  resident.older = newest_;
+  Cached& cached = cached_[resident.meta.identity.tenant];
+  resident.older = cached.newest;
   resident.newer = kNone;
-  (newest_ == kNone ? oldest_ : slots_[newest_].newer) = slot;
-  newest_ = slot;
+  (cached.newest == kNone ? cached.oldest : slots_[cached.newest].newer) = slot;
+  cached.newest = slot;
+  cached.pages += resident.pages;
 }
 
 void Residents::unlink(std::uint32_t slot) {
   Resident& resident = slots_[slot];
-  (resident.older == kNone ? oldest_ : slots_[resident.older].newer) = resident.newer;
-  (resident.newer == kNone ? newest_ : slots_[resident.newer].older) = resident.older;
+  const auto cached = cached_.find(resident.meta.identity.tenant);
+  Cached& list = cached->second;
+  (resident.older == kNone ? list.oldest : slots_[resident.older].newer) = resident.newer;
+  (resident.newer == kNone ? list.newest : slots_[resident.newer].older) = resident.older;
   resident.older = resident.newer = kNone;
+  list.pages -= resident.pages;
+  if (list.oldest == kNone) cached_.erase(cached);
 }
 
 void Residents::release(std::uint32_t slot) {
@@ -124,8 +131,10 @@ void Residents::release(std::uint32_t slot) {
 }
 
 bool Residents::evict_one() {
-  if (oldest_ == kNone) return false;
-  const std::uint32_t slot = oldest_;
+  if (cached_.empty()) return false;
+  const auto most =
+      std::ranges::max_element(cached_, {}, [](const auto& cached) { return cached.second.pages; });
+  const std::uint32_t slot = most->second.oldest;
   Entry* entry = index_.find(slots_[slot].fingerprint);
   if (entry != nullptr && entry->resident == slot) entry->resident = kNone;
   slots_[slot].dead = true;

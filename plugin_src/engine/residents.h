@@ -2,8 +2,8 @@
 //
 // A resident is *loading* (coming from flash), *dirty* (only here) or *clean* (also on flash).
 // While anybody uses it, its bytes stay where they are; a clean one that nobody uses is cache, and
-// the one unused for longest makes room. One whose block left the index is *dead*: nobody finds it,
-// and it goes with its last user.
+// of the tenant that has most of the cache the one unused for longest makes room. One whose block
+// left the index is *dead*: nobody finds it, and it goes with its last user.
 //
 // Of the arena, what puts need (arriving and dirty) takes at most three quarters, and so does what
 // gets need (loading, ranges, clean blocks in use), so that neither can shut out the other; cache
@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -35,7 +36,7 @@ struct Resident {
   ResidentState state = ResidentState::clean;
   bool dead = false;
   Share share = Share::cache;                  // under which its pages are counted
-  std::uint32_t older = kNone, newer = kNone;  // in the cache's list
+  std::uint32_t older = kNone, newer = kNone;  // in its tenant's list of the cache
 };
 
 class Residents {
@@ -73,6 +74,11 @@ class Residents {
   void link(std::uint32_t slot);
   void unlink(std::uint32_t slot);
   void release(std::uint32_t slot);
+  // One tenant's cache, in the order of its use.
+  struct Cached {
+    std::uint32_t oldest = kNone, newest = kNone;
+    std::uint64_t pages = 0;
+  };
   [[nodiscard]] bool evict_one();
   [[nodiscard]] std::uint64_t& pages_in(Share share) {
     return used_[static_cast<std::size_t>(share)];
@@ -82,7 +88,7 @@ class Residents {
   Index& index_;
   std::deque<Resident> slots_;  // a deque, so that a Resident& lives through add()
   std::vector<std::uint32_t> empty_;
-  std::uint32_t oldest_ = kNone, newest_ = kNone;
+  std::map<TenantId, Cached> cached_;  // of those that have any
   std::array<std::uint64_t, 3> used_{};
   std::uint64_t count_ = 0;
   std::uint64_t dirty_bytes_ = 0;

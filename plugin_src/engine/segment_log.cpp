@@ -98,7 +98,10 @@ void SegmentLog::tombstone(const Fingerprint& fingerprint, std::uint64_t incarna
     return;
   }
   if (homeless_.size() >= kTombstonesWaitingMax) return;
-  Record record{fingerprint, incarnation, 0, 0, 0, RecordKind::tombstone};
+  Record record;
+  record.fingerprint = fingerprint;
+  record.incarnation = incarnation;
+  record.kind = RecordKind::tombstone;
   homeless_.push_back({record, std::move(done)});
   house_homeless();
 }

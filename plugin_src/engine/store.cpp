@@ -12,6 +12,7 @@
 #include "engine/lister.h"
 #include "engine/memory_queue.h"
 #include "engine/puts.h"
+#include "engine/quotas.h"
 #include "engine/reader.h"
 #include "engine/reclaimer.h"
 #include "engine/recovery.h"
@@ -32,6 +33,10 @@ class StoreImpl final : public Store {
             Device& device, Arena& arena, Executor& executor);
 
   void close(std::move_only_function<void(Result<void>)> closed) override;
+  void set_rules(StoreRules rules) override {
+    core_.index.accounts().apply(Rules(std::move(rules)));
+    core_.nudge();
+  }
   Found match(const BlockId& id, std::uint64_t hold_ms) override;
   PutId begin_put(const BlockId& id, std::uint32_t length, const BlockTraits& traits,
                   std::move_only_function<void(Result<Grant>)> granted) override {
@@ -88,6 +93,7 @@ class StoreImpl final : public Store {
   Gets gets_;
   Lister lister_;
   Reclaimer reclaimer_;
+  Quotas quotas_;
   std::vector<std::move_only_function<void()>> waiting_clean_;
   std::move_only_function<void(Result<void>)> closed_;
   enum class Life : std::uint8_t { open, closing, flushing, closed } life_ = Life::open;
@@ -107,7 +113,8 @@ StoreImpl::StoreImpl(const StoreOptions& options, const Superblock& super, Recov
       gets_(core_, memory_, reader_),
       lister_(core_, reader_),
       reclaimer_(core_, reader_, writer_, memory_,
-                 [this] { return memory_.puts_waiting() > 0 && puts_.index_is_full(); }) {
+                 [this] { return memory_.puts_waiting() > 0 && puts_.index_is_full(); }),
+      quotas_(core_) {
   core_.progress = [this] { progress(); };
   core_.stats.recovered_blocks = core_.index.size();
   for (ClosedSegment& segment : recovered.closed) {
@@ -129,6 +136,7 @@ void StoreImpl::progress() {
     reclaimer_.kick();
     memory_.pump();
   }
+  if (life_ == Life::open) quotas_.pump();
   if (clean()) {
     for (auto& tell : std::exchange(waiting_clean_, {})) core_.post(std::move(tell));
   }
@@ -137,7 +145,7 @@ void StoreImpl::progress() {
 
 Entry* StoreImpl::find(const BlockId& id) {
   if (id.key.empty() || id.key.size() > kKeyBytesMax) return nullptr;
-  Entry* entry = core_.index.find(core_.print_of(id));
+  Entry* entry = core_.living(id, core_.print_of(id));
   if (entry == nullptr || entry->resident == kNone) return entry;
   // With the block in DRAM the whole identity is at hand.
   const Resident& resident = core_.residents.at(entry->resident);
@@ -168,9 +176,8 @@ void StoreImpl::list(const Wish& wish, std::move_only_function<void(Result<Listi
 }
 
 bool StoreImpl::mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) {
-  if (id.key.empty() || id.key.size() > kKeyBytesMax) return false;
-  Entry* entry = core_.entry_of(core_.print_of(id), incarnation);
-  if (entry == nullptr) return false;
+  Entry* entry = find(id);
+  if (entry == nullptr || entry->incarnation != incarnation) return false;
   entry->mark = mark;
   return true;
 }

@@ -25,6 +25,7 @@
 #include "base/random.h"
 #include "base/result.h"
 #include "device/device.h"
+#include "engine/rules.h"
 
 namespace memkv {
 
@@ -36,6 +37,8 @@ struct StoreOptions {
   std::uint64_t index_flush_ms = 50;    // a group of index records waits at most so long
   std::uint32_t rewrite_percent =
       12;  // of a segment's bytes that may move to the tail when it is reclaimed
+  std::uint64_t write_budget = 0;  // bytes a day to the device before Admission::budget takes no
+                                   // more blocks; 0: the device's capacity
   std::uint32_t fingerprint_bits = 128;  // fewer only in tests, to make fingerprints collide
 };
 
@@ -94,6 +97,8 @@ struct StoreStats {
   std::uint64_t blocks = 0, block_bytes = 0, dram_blocks = 0, dirty_bytes = 0;
   std::uint64_t puts = 0, puts_exist = 0, puts_conflict = 0, puts_busy = 0, puts_rejected = 0,
                 puts_aborted = 0;
+  std::uint64_t puts_ended = 0, puts_over_quota = 0, puts_not_admitted = 0, expired_blocks = 0,
+                quota_evicted_blocks = 0;
   std::uint64_t gets = 0, hits_dram = 0, hits_flash = 0, misses = 0, corrupt = 0, foreign = 0;
   std::uint64_t evicted_blocks = 0, rewritten_blocks = 0, lost_blocks = 0, dropped_blocks = 0;
   std::uint64_t device_bytes_written = 0, device_bytes_read = 0, device_errors = 0;
@@ -119,14 +124,28 @@ class Store {
   // Refuses new work (shutdown), writes what is only in DRAM and the index, then calls `closed`.
   virtual void close(std::move_only_function<void(Result<void>)> closed) = 0;
 
+  // From now on these rules hold, and no others:
+  // - A namespace with a rule has one drop generation, the rule's. Nothing of another one is here
+  //   for anybody from this call on; what there is of them is taken out, a slice a task.
+  // - A block that is older than its namespace's TTL, by the wall clock, is not here. Nor is one
+  //   that was put more than kClockBackSMax in the future: its age is not known.
+  // - Over a quota, blocks of the same namespace (or of the tenant's largest) go, the longest there
+  //   first, those that were hit since their turn came last time later, the newest last. In DRAM
+  //   the tenant that has most of the cache makes room; on the device, blocks that were hit move on
+  //   within kKeptPercentMax of a segment where their namespace or tenant has a quota.
+  // - Admission::second_touch takes a block at its second put within the last kTouchesMax, about;
+  //   Admission::budget only while the device was written less than StoreOptions::write_budget.
+  virtual void set_rules(StoreRules rules) = 0;
+
   // Is the block here? Advisory (fingerprints only), touches what it finds, and with `hold_ms`
   // keeps it from eviction for that long where it can.
   [[nodiscard]] virtual Found match(const BlockId& id, std::uint64_t hold_ms) = 0;
 
   // Asks for a place for a new block. Copies `id`. `granted` gets the memory, perhaps after a wait
-  // for other blocks to reach the device, or: exists, conflict, busy (its first put is in flight),
-  // invalid (key or length of 0 or too long), no_space (larger than a segment or the arena can
-  // take), shutdown.
+  // for other blocks to reach the device, or: exists, conflict, busy (its first put is in flight,
+  // or its drop generation has not begun here), denied (its drop generation is over), invalid (key
+  // or length of 0 or too long), no_space (larger than a segment, the arena or its quota can take,
+  // or its namespace does not take every block), shutdown.
   virtual PutId begin_put(const BlockId& id, std::uint32_t length, const BlockTraits& traits,
                           std::move_only_function<void(Result<Grant>)> granted) = 0;
 
@@ -159,9 +178,9 @@ class Store {
   // out if they are.
   virtual void report(const BlockId& id, std::uint64_t incarnation) = 0;
 
-  // Names blocks of a tenant, a part at a time; what is on flash only is named by its header there.
-  // Blocks that come, go or move in the index between the parts may be missed or named twice.
-  // Statuses: shutdown.
+  // Names blocks of a tenant, a part at a time, and none that is gone by the rules; what is on
+  // flash only is named by its header there. Blocks that come, go or move in the index between the
+  // parts may be missed or named twice. Statuses: shutdown.
   virtual void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) = 0;
 
   // Puts a mark on this very incarnation, for found blocks and list(): the store itself does

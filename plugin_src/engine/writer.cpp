@@ -103,8 +103,15 @@ void Writer::publish_place(const Write& write) {
   entry->segment = write.place.segment;
   entry->page = write.place.page;
   entry->read_failures = 0;
-  const Record record{resident.fingerprint, entry->incarnation, entry->page,
-                      entry->length,        entry->depth,       RecordKind::block};
+  const Identity& identity = resident.meta.identity;
+  const Record record{.fingerprint = resident.fingerprint,
+                      .incarnation = entry->incarnation,
+                      .tenant = identity.tenant,
+                      .space = identity.space,
+                      .page = entry->page,
+                      .length = entry->length,
+                      .depth = entry->depth,
+                      .put_s = entry->put_s};
   core_.residents.become(write.slot, ResidentState::clean);
   core_.log.written(write.place, &record);
 }

@@ -178,6 +178,9 @@ constexpr std::array kFlags = std::to_array<Flag>({
      [](Flags& f, std::string_view v) { return set_size(f.segment_bytes, v); }},
     {"rewrite-percent", "N", "of a segment that may be kept when it is reclaimed; default: 12",
      [](Flags& f, std::string_view v) { return set_number(f.rewrite_percent, v, 0, 100); }},
+    {"write-budget", "SIZE",
+     "written to the device a day before namespaces with a budget take no more; default: capacity",
+     [](Flags& f, std::string_view v) { return set_size(f.write_budget, v); }},
     {"index-flush-ms", "N", "how long index records wait to be written together; default: 50",
      [](Flags& f, std::string_view v) {
        return set_number(f.index_flush_ms, v, 1, kIndexFlushMsMax);

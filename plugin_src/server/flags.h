@@ -32,6 +32,7 @@ struct Flags {
   std::vector<std::string> also_known_as;
   std::uint64_t segment_bytes = 0;  // 0: chosen by the store
   std::uint32_t rewrite_percent = 12;
+  std::uint64_t write_budget = 0;  // bytes a day; 0: the device's capacity
   std::uint32_t index_flush_ms = 50;
   int ready_fd = -1;
   bool log_json = false;

@@ -107,7 +107,8 @@ int Daemon::run() {
                              .segment_bytes = flags_.segment_bytes,
                              .index_entries_max = 0,
                              .index_flush_ms = flags_.index_flush_ms,
-                             .rewrite_percent = flags_.rewrite_percent};
+                             .rewrite_percent = flags_.rewrite_percent,
+                             .write_budget = flags_.write_budget};
   Store::open(options, *device_, *arena_, *loop_, system_random(),
               [this](Result<std::unique_ptr<Store>> store) { opened(std::move(store)); });
   loop_->run();

@@ -1,7 +1,6 @@
 #include "server/server.h"
 
 #include <map>
-#include <optional>
 #include <utility>
 
 #include "base/fingerprint.h"
@@ -41,6 +40,7 @@ class ServerImpl final : public Server {
  private:
   void accepted(std::unique_ptr<Stream> stream);
   [[nodiscard]] Result<void> take(MapFile file);
+  void hold(std::uint32_t epoch, std::uint32_t nodes, std::vector<std::byte> map, StoreRules rules);
   void over(std::uint64_t id);
   void tick();
   void drain();
@@ -141,22 +141,34 @@ void ServerImpl::take_map(Result<MapFile> file) {
 Result<void> ServerImpl::take(MapFile file) {
   const auto map = wire::MapReplyReader::open(file.map);
   if (!map) return fail(map.error());
+  const std::uint32_t epoch = map->head().epoch;
+  const auto mine = portion_of(file.map, context_.node, context_.options.weight);
+  if (!mine) return fail(mine.error());
+  auto rules = decode_rules(file.rules, epoch, *mine);
+  if (!rules) return fail(rules.error());
   auto trust = file.trust ? Trust::read(*file.trust) : Trust();
   if (!trust) return fail(trust.error());
-  const std::uint32_t epoch = map->head().epoch;
   if (epoch < context_.epoch) return {};
   if (epoch > context_.epoch) {
-    context_.epoch = epoch;
-    context_.map_nodes = map->count();
-    context_.map = std::move(file.map);
-    log(LogLevel::info,
-        "holds the map of epoch " + std::to_string(context_.epoch) + " with " +
-            std::to_string(context_.map_nodes) + " nodes",
-        {{"epoch", std::to_string(context_.epoch)}, {"nodes", std::to_string(context_.map_nodes)}});
+    const std::uint32_t nodes = map->count();
+    hold(epoch, nodes, std::move(file.map), std::move(*rules));
   }
   context_.trust = std::move(*trust);
   for (const auto& [id, peer] : peers_) peer->trust_changed();
   return {};
+}
+
+void ServerImpl::hold(std::uint32_t epoch, std::uint32_t nodes, std::vector<std::byte> map,
+                      StoreRules rules) {
+  context_.epoch = epoch;
+  context_.map_nodes = nodes;
+  context_.map = std::move(map);
+  context_.namespaces_settled = rules.spaces.size();
+  log(LogLevel::info,
+      "holds the map of epoch " + std::to_string(epoch) + " with " + std::to_string(nodes) +
+          " nodes and rules for " + std::to_string(rules.spaces.size()) + " namespaces",
+      {{"epoch", std::to_string(epoch)}, {"nodes", std::to_string(nodes)}});
+  context_.store.set_rules(std::move(rules));
 }
 
 std::string ServerImpl::stats_text() const {

@@ -56,9 +56,10 @@ class Server {
   // Takes no new peers, lets begun requests end until `grace_ms`, closes every link, then calls
   // `stopped`. The store is untouched.
   virtual void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) = 0;
-  // Holds this map from now on when it is newer than the one it holds, and believes whom it says
-  // from now on unless it is older; open connections that are not believed any more are dropped. Or
-  // why there is no map: what is refused is counted.
+  // Holds this map from now on when it is newer than the one it holds, and has its store go by what
+  // is settled there; believes whom it says from now on unless it is older, and drops open
+  // connections that are not believed any more. Or hears why there is no map: what is refused is
+  // counted.
   virtual void take_map(Result<MapFile> file) = 0;
   // What STAT answers: lines of `name value`, the store's numbers among them.
   [[nodiscard]] virtual std::string stats_text() const = 0;

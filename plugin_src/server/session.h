@@ -54,6 +54,7 @@ struct ServerContext {
   Trust trust;
   std::vector<std::string> names;  // that this node goes by, in tokens' proofs
   std::size_t greeting = 0;        // peers that are not welcome yet
+  std::uint64_t namespaces_settled = 0;
 
   [[nodiscard]] bool takes_strangers() const;
   // What the peer who claims this may do. Statuses: denied; the sentence is for the log alone.

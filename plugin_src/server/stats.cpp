@@ -27,6 +27,7 @@ void add_server(Lines& lines, const ServerContext& context, const ServerNow& now
   lines.add("epoch", context.epoch);
   lines.add("map_nodes", context.map_nodes);
   lines.add("maps_refused", context.maps_refused);
+  lines.add("namespaces_settled", context.namespaces_settled);
   lines.add("uptime_ms", now.uptime_ms);
   lines.add("stopping", context.stopping ? 1 : 0);
 
@@ -91,6 +92,9 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("puts_busy", s.puts_busy);
   lines.add("puts_rejected", s.puts_rejected);
   lines.add("puts_aborted", s.puts_aborted);
+  lines.add("puts_ended", s.puts_ended);
+  lines.add("puts_over_quota", s.puts_over_quota);
+  lines.add("puts_not_admitted", s.puts_not_admitted);
   lines.add("puts_waiting", s.puts_waiting);
   lines.add("gets", s.gets);
   lines.add("hits_dram", s.hits_dram);
@@ -101,6 +105,8 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("gets_waiting", s.gets_waiting);
   lines.add("evicted_blocks", s.evicted_blocks);
   lines.add("evicted_bytes", s.evicted_bytes);
+  lines.add("quota_evicted_blocks", s.quota_evicted_blocks);
+  lines.add("expired_blocks", s.expired_blocks);
   lines.add("rewritten_blocks", s.rewritten_blocks);
   lines.add("rewritten_bytes", s.rewritten_bytes);
   lines.add("lost_blocks", s.lost_blocks);

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from memkv_nixl.proto.memkv.v1 import map_pb2
-from memkv_nixl.store._map_file import map_frame, trust_frame, write_map_file
+from memkv_nixl.store._map_file import map_frame, rules_frame, trust_frame, write_map_file
 
 NODES = [
     map_pb2.MapNode(
@@ -30,6 +30,33 @@ def test_the_body_is_the_golden_one(repo: Path) -> None:
     frame = map_frame(map_pb2.ClusterMap(epoch=5, nodes=NODES))
     assert frame[:8] + frame[16:28] + frame[32:] == expected[:8] + expected[16:28] + expected[32:]
     assert frame[8:16] == (1).to_bytes(8, "little")
+
+
+def test_rules_are_as_the_page_says() -> None:
+    rules = map_pb2.NamespaceRules(quota_bytes=1 << 40, ttl_s=60)
+    map_ = map_pb2.ClusterMap(
+        epoch=5,
+        namespaces=[
+            map_pb2.NamespaceRule(tenant=2, id=b"a" * 16, drop_generation=3, rules=rules),
+            map_pb2.NamespaceRule(
+                tenant=1,
+                id=b"z" * 16,
+                rules=map_pb2.NamespaceRules(admission=map_pb2.ADMISSION_BUDGET),
+            ),
+        ],
+        tenants=[map_pb2.TenantRule(tenant=1, quota_bytes=7)],
+    )
+    frame = rules_frame(map_)
+    assert frame[4] == 40
+    expected = (
+        "05000000 02000000 01000000"
+        "0100000000000000 7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a 00000000 00000000"
+        "0000000000000000 03 000000"
+        "0200000000000000 61616161616161616161616161616161 03000000 3c000000"
+        "0000000000010000 01 000000"
+        "0100000000000000 0700000000000000"
+    )
+    assert frame[32:] == bytes.fromhex(expected)
 
 
 def test_trust_is_as_the_page_says() -> None:
@@ -60,5 +87,5 @@ def test_it_is_put_in_place_whole(tmp_path: Path) -> None:
     for epoch in (1, 2):
         map_ = map_pb2.ClusterMap(epoch=epoch, nodes=NODES)
         write_map_file(path, map_)
-        assert path.read_bytes() == map_frame(map_) + trust_frame(map_)
+        assert path.read_bytes() == map_frame(map_) + rules_frame(map_) + trust_frame(map_)
     assert [entry.name for entry in tmp_path.iterdir()] == ["map.frame"]

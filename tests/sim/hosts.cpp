@@ -13,7 +13,9 @@ constexpr std::uint64_t kGraceMs = 200;
 Authenticator tenants_by_token() {
   return [](const Claim& claim) -> Result<Pass> {
     for (unsigned tenant = 0; tenant < kTenants; ++tenant) {
-      if (std::ranges::equal(claim.token, token_of(tenant))) return Pass{.tenant = tenant + 10};
+      if (std::ranges::equal(claim.token, token_of(tenant))) {
+        return Pass{.tenant = tenant_of(tenant)};
+      }
     }
     return fail(Code::denied, "a token of nobody");
   };
@@ -74,12 +76,12 @@ void NodeHost::opened(Result<std::unique_ptr<Store>> store) {
     return;
   }
   server_ = std::move(*server);
-  if (!map_.empty()) server_->take_map(map_);
+  if (!map_.map.empty()) server_->take_map(map_);
   later([this] { events_.started(); });
 }
 
-void NodeHost::hand_map(std::vector<std::byte> body) {
-  map_ = std::move(body);
+void NodeHost::hand_map(MapFile file) {
+  map_ = std::move(file);
   if (!running()) return;
   process_->executor().post([this, life = life_] {
     if (life == life_ && server_) server_->take_map(map_);

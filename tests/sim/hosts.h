@@ -31,7 +31,7 @@ class NodeHost {
 
   void boot(bool format);
   // The body of a MAP_REPLY, which it holds from now on, and after each boot.
-  void hand_map(std::vector<std::byte> body);
+  void hand_map(MapFile file);
   void crash();  // nothing happens when it is down
   // Stops server and store as SIGTERM does, then takes the process down and calls `stopped`; a
   // crash forgets it.
@@ -57,7 +57,7 @@ class NodeHost {
   std::string name_;
   Events events_;
   Disk disk_;
-  std::vector<std::byte> map_;
+  MapFile map_;
   std::uint64_t life_ = 0;
   bool stopping_ = false;
   std::unique_ptr<Process> process_;

@@ -48,6 +48,9 @@ struct Plan {
 [[nodiscard]] std::vector<std::byte> key_bytes(unsigned number);
 [[nodiscard]] Namespace space_of(unsigned number);
 [[nodiscard]] std::vector<std::byte> token_of(unsigned tenant);
+[[nodiscard]] constexpr std::uint64_t tenant_of(unsigned tenant) {
+  return tenant + 10;
+}
 // A length with the edges of pages and units among the likely ones.
 [[nodiscard]] std::uint32_t draw_length(Random& random, std::uint32_t most);
 

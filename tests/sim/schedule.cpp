@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "base/bytes.h"
 #include "base/fingerprint.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -37,6 +38,7 @@ class Schedule {
   void part(const std::string& a, const std::string& b);
   void disk_outage();
   void new_map();
+  [[nodiscard]] std::vector<std::byte> new_rules();
   void start_movers();
   void crash_mover(unsigned number);
   void count_client(ClientHost& client);
@@ -105,6 +107,23 @@ void Schedule::need(const std::function<bool()>& done, std::uint64_t ms, const s
 
 // ---- hosts
 
+// Quotas of both tenants, tight ones too.
+std::vector<std::byte> Schedule::new_rules() {
+  Random& random = world_->random();
+  std::vector<std::byte> body(12 + 16 * kTenants);
+  ByteWriter writer(body);
+  writer.u32(epoch_);
+  writer.u32(0);
+  writer.u32(kTenants);
+  for (unsigned tenant = 0; tenant < kTenants; ++tenant) {
+    writer.u64(tenant_of(tenant));
+    writer.u64(random.below(3) == 0
+                   ? 0
+                   : kNodes * (plan_.block_bytes_max + random.below(plan_.disk_bytes)));
+  }
+  return body;
+}
+
 // Other weights; now and then a node has none, or is not named.
 void Schedule::new_map() {
   static constexpr std::array<std::uint32_t, 4> kWeights = {0, 50, 100, 300};
@@ -119,11 +138,13 @@ void Schedule::new_map() {
     (void)writer.add({.node = node_id_of(address), .weight = weight, .address = address});
   }
   body.resize(writer.body().size());
+  MapFile file(std::move(body));
+  file.rules = new_rules();
   journal_.add("a map of epoch " + std::to_string(epoch_));
   ++totals_.maps;
   for (const auto& node : nodes_) {
     // Some hear of it later than others.
-    world_->after(random.below(20 * kNsPerMs), [&node, body] { node->hand_map(body); });
+    world_->after(random.below(20 * kNsPerMs), [&node, file] { node->hand_map(file); });
   }
 }
 
@@ -140,7 +161,9 @@ void Schedule::start_movers() {
     (void)writer.add({.node = node_id_of(address), .weight = 100, .address = address});
   }
   body.resize(writer.body().size());
-  for (const auto& node : nodes_) node->hand_map(body);
+  MapFile file(std::move(body));
+  file.rules = new_rules();
+  for (const auto& node : nodes_) node->hand_map(file);
   for (unsigned i = 0; i < kNodes * kTenants; ++i) {
     movers_.push_back(std::make_unique<Mover>(*world_, i % kNodes, i / kNodes));
     movers_.back()->boot();

@@ -45,6 +45,9 @@ class FakeStore final : public Store {
   [[nodiscard]] std::size_t blocks() const { return blocks_.size(); }
   [[nodiscard]] std::size_t held() const { return held_.size(); }
 
+  void set_rules(StoreRules settled) override { rules = std::move(settled); }
+  StoreRules rules;
+
   void close(std::move_only_function<void(Result<void>)> closed) override {
     executor_.post([closed = std::move(closed)]() mutable { closed({}); });
   }

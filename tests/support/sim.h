@@ -116,6 +116,8 @@ class World {
   [[nodiscard]] virtual const Fired& fired() const = 0;
   [[nodiscard]] virtual Random& random() = 0;
   [[nodiscard]] virtual Clock& clock() = 0;
+  // Somebody sets the wall clock, of all machines: forth, or back when negative.
+  virtual void step_wall_clock(std::int64_t seconds) = 0;
   // Events run so far, and a hash of every event, step and fault: equal for equal seeds.
   [[nodiscard]] virtual std::uint64_t events() const = 0;
   [[nodiscard]] virtual std::uint64_t trace() const = 0;

@@ -52,7 +52,11 @@ struct ListenerPlace {
 class VirtualClock final : public Clock {
  public:
   [[nodiscard]] std::uint64_t now_ns() const override { return now; }
+  [[nodiscard]] std::uint32_t unix_s() const override {
+    return static_cast<std::uint32_t>(wall_s + static_cast<std::int64_t>(now / 1'000'000'000));
+  }
   std::uint64_t now = 1'000'000'000;
+  std::int64_t wall_s = 1'700'000'000;  // what the wall clock says at `now` == 0
 };
 
 class Core final : public World {
@@ -69,6 +73,7 @@ class Core final : public World {
   [[nodiscard]] const Fired& fired() const override { return fired_; }
   [[nodiscard]] Random& random() override { return user_random_; }
   [[nodiscard]] Clock& clock() override { return clock_; }
+  void step_wall_clock(std::int64_t seconds) override { clock_.wall_s += seconds; }
   [[nodiscard]] std::uint64_t events() const override { return events_; }
   [[nodiscard]] std::uint64_t trace() const override { return trace_; }
   void observe(std::function<void(const std::string&)> seen) override { seen_ = std::move(seen); }

@@ -26,7 +26,7 @@ class GoldenPage {
  public:
   explicit GoldenPage(std::string_view magic) {
     put(0, as_bytes_of(magic));
-    u32(8, 1);
+    u32(8, 2);
   }
   void put(std::size_t at, std::span<const std::byte> bytes) {
     std::memcpy(buffer_.all().data() + at, bytes.data(), bytes.size());
@@ -165,7 +165,7 @@ TEST(Format, BlockHeader) {
 
 TEST(Format, ABlockHeaderThatCannotBeIsNone) {
   const std::pair<std::size_t, std::uint32_t> wrong[] = {
-      {8, 2},       {104, 0},      {104, kBlockBytesMax + 1},
+      {8, 1},       {104, 0},      {104, kBlockBytesMax + 1},
       {104, 65536}, {108, 131072}, {108, 0},
       {112, 2},     {112, 513},    {116, 0},
       {116, 513},   {116, ~0u},
@@ -191,13 +191,17 @@ TEST(Format, TheLongestKeyAndTheMostUnits) {
 }
 
 IndexPage index_page() {
-  return {
-      2,
-      uuid_of(1),
-      8,
-      4,
-      1,
-      {{{1, 2}, 3, 5, 6000, 7, RecordKind::block}, {{8, 9}, 10, 0, 0, 0, RecordKind::tombstone}}};
+  const Record block{.fingerprint = {1, 2},
+                     .incarnation = 3,
+                     .tenant = 11,
+                     .space = {uuid_of(12), 13},
+                     .page = 5,
+                     .length = 6000,
+                     .depth = 7,
+                     .put_s = 14};
+  const Record tombstone{
+      .fingerprint = {8, 9}, .incarnation = 10, .space = {}, .kind = RecordKind::tombstone};
+  return {2, uuid_of(1), 8, 4, 1, {block, tombstone}};
 }
 
 GoldenPage golden_index() {
@@ -211,14 +215,18 @@ GoldenPage golden_index() {
   golden.u64(52, 1);
   golden.u64(60, 2);
   golden.u64(68, 3);
-  golden.u32(76, 5);
-  golden.u32(80, 6000);
-  golden.u32(84, 7);
-  golden.u32(88, 1);
-  golden.u64(92, 8);
-  golden.u64(100, 9);
-  golden.u64(108, 10);
-  golden.u32(128, 2);
+  golden.u64(76, 11);
+  golden.put(84, uuid_of(12));
+  golden.u32(100, 13);
+  golden.u32(104, 5);
+  golden.u32(108, 6000);
+  golden.u32(112, 7);
+  golden.u32(116, 14);
+  golden.u32(120, 1);
+  golden.u64(124, 8);
+  golden.u64(132, 9);
+  golden.u64(140, 10);
+  golden.u32(192, 2);
   return golden;
 }
 
@@ -232,9 +240,9 @@ TEST(Format, IndexPage) {
 
 TEST(Format, AnIndexPageThatCannotBeIsNone) {
   const std::pair<std::size_t, std::uint32_t> wrong[] = {
-      {8, 0},   {44, 0},   {44, 102}, {76, 0}, {76, 256}, {76, 254},  // page
-      {80, 0},  {80, ~0u}, {88, 0},   {88, 3},                        // length, kind
-      {116, 1}, {120, 1},  {124, 1},                                  // of a tombstone
+      {8, 1},   {44, 0},    {44, 57}, {104, 0}, {104, 256}, {104, 254},            // page
+      {108, 0}, {108, ~0u}, {120, 0}, {120, 3},                                    // length, kind
+      {148, 1}, {156, 1},   {172, 1}, {176, 1}, {180, 1},   {184, 1},   {188, 1},  // of a tombstone
   };
   for (const auto& [at, value] : wrong) {
     GoldenPage golden = golden_index();
@@ -271,11 +279,13 @@ TEST(Format, EveryFlippedBitIsSeen) {
   }
 }
 
-TEST(Format, ANewerSuperblockIsKnownAsSuch) {
+TEST(Format, AnotherVersionsSuperblockIsKnownAsSuch) {
   GoldenPage golden("MEMKVSUP");
-  golden.u32(8, 2);
+  golden.u32(8, 3);
   Superblock super;
   EXPECT_EQ(decode_superblock(golden.seal(), super), SuperblockState::newer_version);
+  golden.u32(8, 1);
+  EXPECT_EQ(decode_superblock(golden.seal(), super), SuperblockState::older_version);
 }
 
 TEST(Format, IdentityAndFingerprintCoverEveryField) {

@@ -1,4 +1,5 @@
 // LIST and MARK in the engine: which blocks are named, by what, and what a mark outlives.
+#include <algorithm>
 #include <set>
 #include <string>
 
@@ -36,6 +37,42 @@ std::set<std::string> keys_of(const std::vector<ListedBlock>& blocks) {
   std::set<std::string> keys;
   for (const ListedBlock& block : blocks) keys.emplace(as_text_of(block.key));
   return keys;
+}
+
+// In DRAM and on flash alike: who moves what is named here would bring it back elsewhere.
+TEST(EngineList, WhatIsGoneByTheRulesIsNeitherNamedNorMarked) {
+  Rig rig;
+  ASSERT_TRUE(rig.open().good());
+  const auto of_space = [](std::string_view key, std::uint8_t space) {
+    BlockId id = id_of(key);
+    id.space.id[1] = std::byte{space};
+    return id;
+  };
+  for (std::uint64_t i = 0; i < 90; ++i) {  // 4 MiB of DRAM do not hold them all
+    ASSERT_TRUE(
+        rig.put(of_space(key_of(i), static_cast<std::uint8_t>(i % 3)), bytes_from(i, kBytes)));
+  }
+  ASSERT_TRUE(rig.rest());
+  const auto all = list_all(rig, {.tenant = kDefaultTenant, .count = 100});
+  ASSERT_EQ(all.size(), 90u);
+  const auto rule_of = [&](std::uint8_t space) {
+    return SpaceRule{.tenant = kDefaultTenant, .id = of_space("k", space).space.id};
+  };
+  SpaceRule dropped = rule_of(1);
+  dropped.drop_generation = 1;
+  SpaceRule aged = rule_of(2);
+  aged.ttl_s = 50;
+  rig.world->step_wall_clock(60);
+  rig.store->set_rules({{dropped, aged}, {}});
+  for (const std::uint8_t space : {0, 1, 2}) {
+    const auto one = std::ranges::find(all, of_space("k", space).space, &ListedBlock::space);
+    ASSERT_NE(one, all.end());
+    const BlockId id{kDefaultTenant, one->space, one->key};
+    EXPECT_EQ(rig.store->mark(id, one->incarnation, 1), space == 0);
+  }
+  const auto left = list_all(rig, {.tenant = kDefaultTenant, .count = 100});
+  EXPECT_EQ(left.size(), 30u);
+  for (const ListedBlock& block : left) EXPECT_EQ(block.space, of_space("k", 0).space);
 }
 
 TEST(EngineList, NamesEveryBlockOfTheTenantOnceFromDramAndFromFlash) {

@@ -103,15 +103,19 @@ TEST(Open, TheHigherBootAndTheFirstUuidCount) {
   EXPECT_EQ(rig.store->stats().boot, 42u) << "a format that was cut off writes page 0 first";
 }
 
-TEST(Open, ANewerFormatIsRefused) {
+TEST(Open, AnotherVersionsFormatIsRefused) {
   Rig rig;
   ASSERT_TRUE(rig.open().good());
   ASSERT_TRUE(rig.close().good());
-  auto page = std::span(rig.disk.bytes()).first<kPageBytes>();
-  page[8] = std::byte{2};
-  const std::uint32_t crc = crc32c(page.first(4092));
-  std::memcpy(page.data() + 4092, &crc, 4);
-  expect_refused(rig, "newer version");
+  for (const auto& [version, sentence] : {std::pair{3, "newer version"}, {1, "older version"}}) {
+    for (std::size_t at : {std::size_t{0}, kPageBytes}) {
+      auto page = std::span(rig.disk.bytes()).subspan(at).first<kPageBytes>();
+      page[8] = static_cast<std::byte>(version);
+      const std::uint32_t crc = crc32c(page.first(4092));
+      std::memcpy(page.data() + 4092, &crc, 4);
+    }
+    expect_refused(rig, sentence);
+  }
   rig.options.store.format = true;
   EXPECT_TRUE(rig.open().good());
 }

@@ -117,6 +117,8 @@ TEST(Flags, AllOfThemAreRead) {
                             "256MiB",
                             "--rewrite-percent",
                             "30",
+                            "--write-budget",
+                            "3GiB",
                             "--index-flush-ms",
                             "5",
                             "--ready-fd",
@@ -136,6 +138,7 @@ TEST(Flags, AllOfThemAreRead) {
   EXPECT_TRUE(flags->format && flags->buffered && flags->insecure && flags->log_json);
   EXPECT_EQ(flags->segment_bytes, 256 * kMiB);
   EXPECT_EQ(flags->rewrite_percent, 30U);
+  EXPECT_EQ(flags->write_budget, 3 * kGiB);
   EXPECT_EQ(flags->index_flush_ms, 5U);
   EXPECT_EQ(flags->ready_fd, 3);
   EXPECT_EQ(flags->log_level, LogLevel::debug);

@@ -104,6 +104,46 @@ TEST_F(ServerTest, KeepsItsMapForAnOlderOrABrokenOne) {
   EXPECT_EQ(*peer.find(Type::map_reply, 1), map);
 }
 
+TEST_F(ServerTest, ItsStoreGoesByTheRulesOfTheMapThatItHolds) {
+  serve();
+  const auto file = [](std::uint32_t epoch, std::uint64_t quota, std::uint32_t rules_epoch) {
+    MapFile made(map_of(epoch, {"node:9900", "b:1", "c:1"}));
+    made.rules.resize(12 + 44);
+    ByteWriter out(made.rules);
+    out.u32(rules_epoch);
+    out.u32(1);
+    out.u32(0);
+    out.u64(kDefaultTenant);
+    out.raw(NamespaceId{std::byte{1}});
+    out.u32(6);
+    out.u32(60);
+    out.u64(quota);
+    out.u8(1);
+    out.zeros(3);
+    return made;
+  };
+  server_->take_map(file(7, 300, 7));
+  ASSERT_EQ(store_->rules.spaces.size(), 1U);
+  EXPECT_EQ(store_->rules.spaces[0].quota_bytes, 100U) << "of three nodes that are alike";
+  EXPECT_EQ(store_->rules.spaces[0].drop_generation, 6U);
+  EXPECT_EQ(store_->rules.spaces[0].ttl_s, 60U);
+  EXPECT_EQ(line_of_stat("namespaces_settled"), "1");
+  server_->take_map(file(7, 600, 7));
+  server_->take_map(file(6, 600, 6));
+  EXPECT_EQ(store_->rules.spaces[0].quota_bytes, 100U) << "nothing newer came";
+  server_->take_map(file(9, 600, 8));
+  EXPECT_EQ(line_of_stat("epoch"), "7") << "a file is taken whole or not at all";
+  EXPECT_EQ(line_of_stat("maps_refused"), "1");
+  MapFile half = file(9, 600, 9);
+  half.trust = std::vector<std::byte>(3);
+  server_->take_map(std::move(half));
+  EXPECT_EQ(line_of_stat("epoch"), "7") << "its trust is broken, so its rules do not hold";
+  EXPECT_EQ(store_->rules.spaces[0].quota_bytes, 100U);
+  EXPECT_EQ(line_of_stat("maps_refused"), "2");
+  server_->take_map(map_of(10, {"node:9900"}));
+  EXPECT_TRUE(store_->rules.spaces.empty());
+}
+
 TEST_F(ServerTest, ChallengesEveryPeerWithANonceOfItsOwn) {
   serve();
   const auto first = wire::decode_challenge(*client().find(Type::challenge, 0));

@@ -1,0 +1,112 @@
+// Accounts: who has how many of the blocks that are here, and who owes bytes by the rules.
+//
+// An account is one namespace of one tenant in one drop generation. It has a line of its blocks,
+// the longest there first, from which its quota is paid. It comes with its first block and goes
+// with its last one. There are at most kAccountsMax of those without a rule; whoever comes then
+// shares one with all others like it of its tenant, so that names which nobody settled cost no more
+// memory. A line has at most twice as many places as the account has blocks, and 64.
+//
+// Thread: the mind.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "base/fingerprint.h"
+#include "base/identity.h"
+#include "engine/rules.h"
+
+namespace memkv::engine {
+
+using AccountId = std::uint32_t;
+inline constexpr AccountId kNoAccount = 0xffffffff;
+
+// A block's place in its account's line; its block may be gone.
+struct Placard {
+  Fingerprint fingerprint;
+  std::uint64_t incarnation = 0;
+};
+
+class Accounts {
+ public:
+  // The account of this namespace, made when there is none. It lasts while it has blocks, and until
+  // the next call when it has none.
+  [[nodiscard]] AccountId of(TenantId tenant, const Namespace& space);
+  // A block came or went; nothing for kNoAccount.
+  void add(AccountId account, std::uint32_t length);
+  void remove(AccountId account, std::uint32_t length);
+  // A block that was added stands last in the line. `lives` tells whether a placard's block does.
+  void line_up(AccountId account, const Placard& placard,
+               const std::function<bool(const Placard&)>& lives);
+  void clear();
+
+  // What is settled from now on; see StoreRules.
+  void apply(Rules rules);
+  [[nodiscard]] const Rules& rules() const { return rules_; }
+
+  // It has more than its quota, or its tenant has.
+  [[nodiscard]] bool owes(AccountId account) const;
+  // Who is to lose a block next: one that is over its quota, or the largest of a tenant that is.
+  [[nodiscard]] std::optional<AccountId> payer() const;
+  // It has a quota, or its tenant has, and neither is over it.
+  [[nodiscard]] bool within_quota(AccountId account) const;
+  // Its generation is over: all of it goes.
+  [[nodiscard]] bool is_over(AccountId account) const;
+  [[nodiscard]] std::uint32_t ttl_s(AccountId account) const;
+  // The first of the line, which leaves it.
+  [[nodiscard]] Placard take_first(AccountId account);
+  // It stays, and goes last.
+  void stay(AccountId account, const Placard& placard);
+  // The same, unless that was done too often since somebody went.
+  [[nodiscard]] bool spare(AccountId account, const Placard& placard);
+  void went(AccountId account);
+  [[nodiscard]] bool is_newest(AccountId account, const Placard& placard) const;
+
+  [[nodiscard]] std::uint64_t bytes(AccountId account) const { return accounts_[account].bytes; }
+  [[nodiscard]] bool exists(AccountId account) const { return accounts_[account].blocks > 0; }
+  [[nodiscard]] std::size_t count() const { return by_name_.size(); }
+
+ private:
+  struct Name {
+    TenantId tenant = 0;
+    NamespaceId id{};
+    std::uint32_t generation = 0;
+    friend auto operator<=>(const Name&, const Name&) = default;
+  };
+  struct Account {
+    Name name;
+    std::uint64_t blocks = 0, bytes = 0;
+    std::uint64_t quota = kNoQuota;
+    std::uint32_t ttl_s = 0;
+    std::uint32_t spared = 0;  // since one went
+    std::uint64_t newest = 0;  // incarnation
+    std::deque<Placard> line;
+  };
+  struct Tenant {
+    std::uint64_t bytes = 0;
+    std::uint64_t quota = kNoQuota;
+    std::uint64_t newest = 0;
+    std::set<AccountId> accounts;
+  };
+
+  [[nodiscard]] AccountId make(const Name& name);
+  void settle(Account& account) const;
+  void look_whether_over(AccountId account);
+  void close(AccountId account);
+
+  Rules rules_;
+  std::deque<Account> accounts_;  // a deque, so that lines need not move
+  std::vector<AccountId> closed_;
+  std::map<Name, AccountId> by_name_;
+  std::map<TenantId, Tenant> tenants_;
+  std::set<AccountId> over_;
+  std::set<TenantId> tenants_over_;
+};
+
+}  // namespace memkv::engine

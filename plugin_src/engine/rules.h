@@ -1,0 +1,54 @@
+// Rules: what is settled about namespaces and tenants, to be looked up. StoreRules in store.h says
+// what the rules mean. Thread: the mind.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/identity.h"
+
+namespace memkv {
+
+// Which blocks a namespace takes.
+enum class Admission : std::uint8_t { all = 1, second_touch = 2, budget = 3 };
+
+struct SpaceRule {
+  TenantId tenant = 0;
+  NamespaceId id{};
+  std::uint32_t drop_generation = 0;  // the one that there is
+  std::uint32_t ttl_s = 0;            // 0: blocks live for ever
+  std::uint64_t quota_bytes = 0;      // of this node; 0: no limit
+  Admission admission = Admission::all;
+};
+
+struct TenantQuota {
+  TenantId tenant = 0;
+  std::uint64_t quota_bytes = 0;  // of this node; 0: no limit
+};
+
+// What is settled, all of it. A namespace that is not here has no rules.
+struct StoreRules {
+  std::vector<SpaceRule> spaces;
+  std::vector<TenantQuota> tenants;
+};
+
+}  // namespace memkv
+
+namespace memkv::engine {
+
+inline constexpr std::uint64_t kNoQuota = ~std::uint64_t{0};
+
+class Rules {
+ public:
+  Rules() = default;
+  explicit Rules(StoreRules rules);
+
+  // nullptr when the namespace has none. It lives until the rules change.
+  [[nodiscard]] const SpaceRule* of(TenantId tenant, const NamespaceId& id) const;
+  [[nodiscard]] std::uint64_t tenant_quota(TenantId tenant) const;  // kNoQuota: no limit
+
+ private:
+  StoreRules sorted_;
+};
+
+}  // namespace memkv::engine

@@ -1,0 +1,427 @@
+// What operators settle: drop generations, TTL, quotas, fair eviction, admission (store.h,
+// set_rules).
+#include <string>
+#include <vector>
+
+#include "engine/accounts.h"
+#include "unit/engine_rig.h"
+
+namespace memkv {
+namespace {
+
+constexpr std::size_t kBlock = 60'000;
+
+RigOptions small() {
+  RigOptions options;
+  options.disk_bytes = 8 * kMiB + kMiB;  // 8 segments and a bit
+  options.arena_bytes = 2 * kMiB;
+  options.store.segment_bytes = kMiB;
+  return options;
+}
+
+BlockId of_space(std::string_view key, int space, TenantId tenant = kDefaultTenant,
+                 std::uint32_t generation = 0) {
+  BlockId id = id_of(key, tenant, generation);
+  id.space.id[1] = static_cast<std::byte>(space);
+  return id;
+}
+
+SpaceRule rule_of(int space, TenantId tenant = kDefaultTenant) {
+  return {.tenant = tenant, .id = of_space("", space, tenant).space.id};
+}
+
+std::string key_of(std::uint64_t number) {
+  return "k" + std::to_string(number);
+}
+
+class Rules : public ::testing::Test {
+ protected:
+  void open(RigOptions options = small()) {
+    rig = std::make_unique<Rig>(options);
+    ASSERT_TRUE(rig->open().good());
+  }
+  Code put(const BlockId& id, std::uint64_t seed = 1, std::size_t bytes = kBlock) {
+    const auto done = rig->put(id, bytes_from(seed, bytes));
+    return done ? Code::ok : done.error().code;
+  }
+  [[nodiscard]] bool has(const BlockId& id) { return rig->store->match(id, 0).present; }
+  // How many of the keys 0 … count - 1 are there; looking is no hit that lasts.
+  [[nodiscard]] std::uint64_t count(int space, std::uint64_t keys,
+                                    TenantId tenant = kDefaultTenant) {
+    std::uint64_t found = 0;
+    for (std::uint64_t i = 0; i < keys; ++i) {
+      found += has(of_space(key_of(i), space, tenant)) ? 1 : 0;
+    }
+    return found;
+  }
+  [[nodiscard]] StoreStats stats() const { return rig->store->stats(); }
+  // Until what is to be taken out was.
+  void settle() {
+    rig->world->run_until([] { return false; }, 200);
+  }
+  void again() {
+    ASSERT_TRUE(rig->rest());
+    ASSERT_TRUE(rig->close().good());
+    ASSERT_TRUE(rig->open().good());
+  }
+
+  std::unique_ptr<Rig> rig;
+};
+
+// ---- drop generations
+
+TEST_F(Rules, BlocksOfAnOlderGenerationNeverMatchAgain) {
+  open();
+  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
+  ASSERT_EQ(put(of_space("a", 2)), Code::ok);
+  ASSERT_TRUE(rig->rest());
+  SpaceRule rule = rule_of(1);
+  rule.drop_generation = 1;
+  rig->store->set_rules({{rule}, {}});
+  // At once, and not when they have been taken out.
+  EXPECT_FALSE(has(of_space("a", 1)));
+  EXPECT_EQ(rig->get(of_space("a", 1), 0, 1).error().code, Code::not_found);
+  EXPECT_EQ(rig->drop(of_space("a", 1)), Code::not_found);
+  EXPECT_TRUE(has(of_space("a", 2))) << "another namespace";
+  settle();
+  EXPECT_EQ(stats().blocks, 1u) << "its place is free";
+  // Also without the rule, and after a restart.
+  again();
+  rig->store->set_rules({});
+  EXPECT_FALSE(has(of_space("a", 1)));
+  EXPECT_EQ(rig->get(of_space("a", 2)).value(), bytes_from(1, kBlock));
+}
+
+TEST_F(Rules, ANodeThatWasAwayDropsWhenItHearsOfIt) {
+  open();
+  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
+  again();
+  SpaceRule rule = rule_of(1);
+  rule.drop_generation = 7;
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_FALSE(has(of_space("a", 1)));
+  settle();
+  EXPECT_EQ(stats().blocks, 0u);
+}
+
+TEST_F(Rules, APutOfAnotherGenerationIsRefused) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.drop_generation = 2;
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_EQ(put(of_space("a", 1, kDefaultTenant, 1)), Code::denied);
+  EXPECT_EQ(put(of_space("a", 1, kDefaultTenant, 3)), Code::busy);
+  EXPECT_EQ(put(of_space("a", 1, kDefaultTenant, 2)), Code::ok);
+  EXPECT_EQ(put(of_space("a", 1, 9, 1)), Code::ok) << "another tenant's namespace";
+  EXPECT_EQ(stats().puts_ended, 2u);
+  EXPECT_EQ(stats().puts_rejected, 0u);
+}
+
+TEST_F(Rules, APutThatWasGrantedBeforeTheDropIsNeverSeen) {
+  open();
+  const BlockId id = of_space("a", 1);
+  auto grant = rig->begin(id, kBlock);
+  ASSERT_TRUE(grant);
+  Rig::fill(*grant, bytes_from(1, kBlock));
+  SpaceRule rule = rule_of(1);
+  rule.drop_generation = 1;
+  rig->store->set_rules({{rule}, {}});
+  const auto crcs = crcs_of(bytes_from(1, kBlock));
+  EXPECT_TRUE(rig->store->commit_put(grant->put, crcs, crcs));
+  EXPECT_FALSE(has(id));
+  settle();
+  EXPECT_EQ(stats().blocks, 0u);
+}
+
+TEST_F(Rules, ThousandsAreTakenOutASliceATask) {
+  RigOptions options = small();
+  options.disk_bytes = 33 * kMiB;
+  open(options);
+  for (std::uint64_t i = 0; i < 1000; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), 1), i, 4000), Code::ok);
+  }
+  ASSERT_TRUE(rig->rest());
+  SpaceRule rule = rule_of(1);
+  rule.drop_generation = 1;
+  rig->store->set_rules({{rule}, {}});
+  std::uint64_t before = stats().blocks;
+  ASSERT_EQ(before, 1000u);
+  while (rig->world->step() && stats().blocks > 0) {
+    ASSERT_LE(before - stats().blocks, 128u);
+    before = stats().blocks;
+  }
+  EXPECT_EQ(stats().blocks, 0u);
+}
+
+// ---- TTL
+
+TEST_F(Rules, ABlockThatOutlivedItsTtlIsAMissAlsoAfterARestart) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.ttl_s = 100;
+  rig->store->set_rules({{rule}, {}});
+  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
+  ASSERT_EQ(put(of_space("b", 1)), Code::ok);
+  ASSERT_EQ(put(of_space("a", 2)), Code::ok);
+  again();
+  rig->store->set_rules({{rule}, {}});
+  rig->world->step_wall_clock(98);
+  EXPECT_TRUE(has(of_space("a", 1)));
+  rig->world->step_wall_clock(2);
+  EXPECT_EQ(rig->get(of_space("a", 1), 0, 1).error().code, Code::not_found);
+  EXPECT_FALSE(has(of_space("b", 1)));
+  EXPECT_TRUE(has(of_space("a", 2))) << "no TTL";
+  EXPECT_EQ(stats().expired_blocks, 2u);
+  // What was a miss stays one, whatever the rules and the clock say then.
+  again();
+  rig->world->step_wall_clock(-50);
+  rig->store->set_rules({});
+  EXPECT_FALSE(has(of_space("a", 1)));
+  EXPECT_EQ(put(of_space("a", 1), 5), Code::ok) << "it can be put again";
+  EXPECT_EQ(rig->get(of_space("a", 1)).value(), bytes_from(5, kBlock));
+}
+
+TEST_F(Rules, ABlockKeepsItsAgeWhenItMoves) {
+  RigOptions options = small();
+  options.store.rewrite_percent = 25;
+  open(options);
+  SpaceRule rule = rule_of(1);
+  rule.ttl_s = 100;
+  rig->store->set_rules({{rule}, {}});
+  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
+  ASSERT_TRUE(rig->rest());
+  rig->world->step_wall_clock(60);
+  ASSERT_TRUE(has(of_space("a", 1)));
+  for (std::uint64_t i = 0; stats().rewritten_blocks == 0; ++i) {
+    ASSERT_LT(i, 400u);
+    ASSERT_EQ(put(of_space(key_of(i), 2)), Code::ok);
+  }
+  again();
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_TRUE(has(of_space("a", 1)));
+  rig->world->step_wall_clock(40);
+  EXPECT_FALSE(has(of_space("a", 1)));
+}
+
+TEST_F(Rules, ABlockOfTheFutureIsAMissAndAClockThatIsSetBackALittleIsNone) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.ttl_s = 1000;
+  rig->store->set_rules({{rule}, {}});
+  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
+  rig->world->step_wall_clock(-50);
+  EXPECT_TRUE(has(of_space("a", 1)));
+  rig->world->step_wall_clock(-50);
+  EXPECT_FALSE(has(of_space("a", 1)));
+}
+
+// ---- quotas
+
+TEST_F(Rules, WhoIsOverItsQuotaLosesItsOldestAndNobodyElseAny) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.quota_bytes = 10 * kBlock;
+  rig->store->set_rules({{rule}, {}});
+  for (std::uint64_t i = 0; i < 20; ++i) ASSERT_EQ(put(of_space(key_of(i), 2)), Code::ok);
+  for (std::uint64_t i = 0; i < 30; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), 1)), Code::ok);
+    settle();
+    ASSERT_LE(stats().block_bytes, 30 * kBlock);
+    ASSERT_TRUE(has(of_space(key_of(i), 1))) << "the newest goes last";
+  }
+  EXPECT_EQ(stats().quota_evicted_blocks, 20u);
+  EXPECT_EQ(count(2, 20), 20u);
+  EXPECT_EQ(count(1, 30), 10u);
+}
+
+TEST_F(Rules, WhatWasHitGoesLater) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.quota_bytes = 10 * kBlock;
+  rig->store->set_rules({{rule}, {}});
+  for (std::uint64_t i = 0; i < 10; ++i) ASSERT_EQ(put(of_space(key_of(i), 1)), Code::ok);
+  for (std::uint64_t i = 10; i < 40; ++i) {
+    for (const std::uint64_t hot : {0, 3}) ASSERT_TRUE(has(of_space(key_of(hot), 1))) << i;
+    ASSERT_EQ(put(of_space(key_of(i), 1)), Code::ok);
+    settle();
+  }
+  EXPECT_EQ(count(1, 40), 10u);
+}
+
+TEST_F(Rules, ABlockLargerThanItsQuotaIsNoSpace) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.quota_bytes = kBlock - 1;
+  rig->store->set_rules({{rule}, {{.tenant = 5, .quota_bytes = kBlock}}});
+  EXPECT_EQ(put(of_space("a", 1)), Code::no_space);
+  EXPECT_EQ(put(of_space("a", 1), 1, kBlock - 1), Code::ok);
+  EXPECT_EQ(put(of_space("a", 2, 5), 1, kBlock + 1), Code::no_space);
+  EXPECT_EQ(put(of_space("a", 2, 5)), Code::ok);
+  EXPECT_EQ(stats().puts_over_quota, 2u);
+}
+
+TEST_F(Rules, TheTenantsLargestNamespacePaysForItsQuota) {
+  open();
+  rig->store->set_rules({{}, {{.tenant = 5, .quota_bytes = 12 * kBlock}}});
+  for (std::uint64_t i = 0; i < 10; ++i) ASSERT_EQ(put(of_space(key_of(i), 1, 5)), Code::ok);
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), 2, 5)), Code::ok);
+    ASSERT_EQ(put(of_space(key_of(i), 2, 6)), Code::ok);
+  }
+  settle();
+  EXPECT_EQ(count(2, 5, 5), 5u);
+  EXPECT_EQ(count(1, 10, 5), 7u);
+  EXPECT_EQ(count(2, 5, 6), 5u);
+}
+
+TEST_F(Rules, QuotasHoldAcrossARestart) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.quota_bytes = 10 * kBlock;
+  rig->store->set_rules({{rule}, {}});
+  for (std::uint64_t i = 0; i < 30; ++i) ASSERT_EQ(put(of_space(key_of(i), 1)), Code::ok);
+  settle();
+  again();
+  EXPECT_EQ(stats().blocks, 10u) << "what was taken out does not come back";
+  rule.quota_bytes = 4 * kBlock;
+  rig->store->set_rules({{rule}, {}});
+  settle();
+  EXPECT_EQ(stats().blocks, 4u) << "the accounts are rebuilt from what lies on the device";
+  EXPECT_TRUE(has(of_space(key_of(29), 1)));
+}
+
+// A tenant that writes ten times its quota; another one whose blocks are read all the time.
+TEST_F(Rules, ANoisyTenantPushesOutNothingHotOfAnotherWithinItsQuota) {
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    RigOptions options = small();
+    options.seed = seed;
+    options.store.rewrite_percent = 0;  // nobody's blocks move, but for their quota
+    open(options);
+    const std::uint64_t hot = 30;
+    rig->store->set_rules(
+        {{}, {{.tenant = 5, .quota_bytes = 40 * kBlock}, {.tenant = 6, .quota_bytes = 2 * kMiB}}});
+    std::uint64_t noise = 0;
+    const auto shout = [&] {
+      ++noise;
+      ASSERT_EQ(put(of_space("n" + std::to_string(noise), 1, 6), noise), Code::ok);
+    };
+    for (std::uint64_t i = 0; i < hot; ++i) {
+      ASSERT_EQ(put(of_space(key_of(i), 1, 5), i), Code::ok);
+      shout();
+    }
+    while (noise * kBlock < 20 * kMiB) {
+      shout();
+      if (noise % 8 == 0) {
+        ASSERT_TRUE(rig->rest());  // a device that keeps up
+        ASSERT_EQ(count(1, hot, 5), hot) << "seed " << seed << ", " << noise;
+      }
+    }
+    for (std::uint64_t i = 0; i < hot; ++i) {
+      ASSERT_EQ(rig->get(of_space(key_of(i), 1, 5)).value(), bytes_from(i, kBlock));
+    }
+    EXPECT_GT(stats().device_bytes_written, 2 * options.disk_bytes);
+    EXPECT_GE(stats().rewritten_blocks, hot);
+  }
+}
+
+TEST_F(Rules, InDramTheTenantThatHasMostMakesRoom) {
+  open();
+  // 32 pages of arena; each block takes one.
+  for (std::uint64_t i = 0; i < 8; ++i) ASSERT_EQ(put(of_space(key_of(i), 1, 5)), Code::ok);
+  ASSERT_TRUE(rig->rest());
+  for (std::uint64_t i = 0; i < 60; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), 1, 6)), Code::ok);
+    ASSERT_TRUE(rig->rest());
+  }
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    EXPECT_TRUE(rig->store->match(of_space(key_of(i), 1, 5), 0).in_dram) << i;
+  }
+}
+
+// ---- admission
+
+TEST_F(Rules, SecondTouchTakesABlockAtItsSecondPut) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.admission = Admission::second_touch;
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_EQ(put(of_space("a", 1)), Code::no_space);
+  EXPECT_EQ(put(of_space("b", 1)), Code::no_space);
+  EXPECT_FALSE(has(of_space("a", 1))) << "asking is no touch";
+  EXPECT_EQ(put(of_space("a", 1)), Code::ok);
+  EXPECT_EQ(put(of_space("a", 1)), Code::exists);
+  EXPECT_EQ(put(of_space("a", 2)), Code::ok) << "another namespace takes all";
+  EXPECT_EQ(stats().puts_not_admitted, 2u);
+}
+
+TEST_F(Rules, TheBudgetOfWritesHoldsAndComesBackWithTime) {
+  RigOptions options = small();
+  options.store.write_budget = 24 * kMiB;  // an hour's worth is 1 MiB
+  open(options);
+  SpaceRule rule = rule_of(1);
+  rule.admission = Admission::budget;
+  rig->store->set_rules({{rule}, {}});
+  std::uint64_t taken = 0;
+  const auto fill = [&] {
+    Code code = Code::ok;
+    while (code == Code::ok) {
+      code = put(of_space(key_of(taken), 1));
+      if (code == Code::ok) ++taken;
+      ASSERT_TRUE(rig->rest());
+    }
+    EXPECT_EQ(code, Code::no_space);
+  };
+  fill();
+  const std::uint64_t first = taken;
+  EXPECT_NEAR(static_cast<double>(first), 1.0 * kMiB / kBlock, 4);
+  EXPECT_EQ(put(of_space("all", 2)), Code::ok) << "other namespaces are not held back";
+  ASSERT_TRUE(rig->rest());
+  rig->world->after(2ull * 3600 * 1'000'000'000, [] {});
+  const std::uint64_t until = rig->world->clock().now_ns() + 2ull * 3600 * 1'000'000'000;
+  ASSERT_TRUE(rig->world->run_until([&] { return rig->world->clock().now_ns() >= until; },
+                                    3ull * 3600 * 1000));
+  fill();
+  EXPECT_NEAR(static_cast<double>(taken - first), 1.0 * kMiB / kBlock, 4)
+      << "two hours, and an hour's worth";
+  EXPECT_GE(stats().puts_not_admitted, 2u);
+}
+
+// ---- bounds
+
+TEST(AccountsTest, NamesThatNobodySettledShareAnAccountBeyondALimit) {
+  engine::Accounts accounts;
+  Namespace space;
+  for (std::uint32_t i = 0; i < kAccountsMax + 1000; ++i) {
+    space.generation = i;
+    const auto account = accounts.of(7, space);
+    accounts.add(account, 10);
+    accounts.line_up(account, {{i, i}, i}, [](const engine::Placard&) { return true; });
+  }
+  EXPECT_EQ(accounts.count(), kAccountsMax + 1);
+  space.generation = kAccountsMax + 5;
+  const auto rest = accounts.of(7, space);
+  EXPECT_EQ(accounts.bytes(rest), 1000u * 10);
+  for (int i = 0; i < 1000; ++i) accounts.remove(rest, 10);
+  EXPECT_EQ(accounts.count(), kAccountsMax);
+}
+
+TEST(AccountsTest, ALineIsBoundedByTheBlocks) {
+  engine::Accounts accounts;
+  const auto account = accounts.of(7, {});
+  // One block that lives for ever at the head, and others that come and go behind it.
+  accounts.add(account, 1);
+  accounts.line_up(account, {{0, 0}, 0}, [](const engine::Placard&) { return true; });
+  for (std::uint64_t i = 1; i < 10'000; ++i) {
+    accounts.add(account, 1);
+    accounts.line_up(account, {{i, i}, i}, [i](const engine::Placard& of) {
+      return of.incarnation == 0 || of.incarnation == i;
+    });
+    accounts.remove(account, 1);
+  }
+  std::uint64_t places = 0;
+  while (accounts.take_first(account).incarnation != 0) ++places;
+  EXPECT_LE(places, 70u);
+}
+
+}  // namespace
+}  // namespace memkv
