@@ -194,22 +194,25 @@ def case_what_fails_to_load_is_a_miss_for_this_request() -> None:
         keys, context = request(two, 6, "a")
         two.lookup_all(keys, context)
         two.tier._questions[0].future.result(BOUND_S)
-        drop(keys[3], two)  # after it was found
+        drop(keys, 3, two)  # after it was found
         assert two.settled(keys, context) == [HIT] * 3 + [MISS]
         assert two.holds(keys[:3], context, 2)
         assert two.tier.numbers.loads_failed == 1
 
 
-def drop(key: bytes, side: Side) -> None:
-    """Takes a block out of the pool, behind everybody's back."""
+def drop(keys: list[bytes], place: int, side: Side) -> None:
+    """Takes a block of a request out of the pool, behind everybody's back."""
     from memkv_nixl._native import Client
     from memkv_nixl.kvbm._chains import Chain
 
-    places = Chain(128, 16)
-    first = make_offload_key(b"a-0".ljust(32, b"."), 0)
-    places.learn(first, 128)
+    settings = side.tier._settings
+    chain = Chain(128, settings.group_blocks, settings.lead)
+    for i, key in enumerate(keys):
+        chain.learn(key, 128 * (i + 1))
+    block = chain.block(keys[place], 128 * (place + 1))
+    assert block is not None
     space = side.tier._tier._namespace.fingerprint
-    dropped = Client(NODES.split(",")).drop(space, [key], groups=[first])
+    dropped = Client(NODES.split(",")).drop(space, [block.key], groups=[block.group])
     assert dropped.wait(5000)
     assert dropped.codes() == [0]
 

@@ -131,11 +131,22 @@ def test_a_rotten_block_is_computed_and_the_rest_is_used(
     question = prompt(8, LONG)
     cold = first.generate(question)
     rot(pool)
+    meet_again(first, second)
     before = second.metrics()
     warm = second.generate(question)
     assert same(warm, cold)
     assert second.grown(before, "vllm:kv_offload_memkv_loads_failed") > 0
     assert second.grown(before, "vllm:kv_offload_memkv_loaded") > 0  # and these were kept
+
+
+def meet_again(first: Engine, second: Engine) -> None:
+    """Until both engines have found the nodes, which were restarted: one reads what the other put."""
+    for seed in range(900, 940):
+        fresh = prompt(seed, 6 * BLOCK + 50)
+        first.generate(fresh)
+        if second.generate(fresh).from_pool == 6 * BLOCK:
+            return
+    raise AssertionError("the engines do not find the nodes again")
 
 
 def rot(pool: Pool) -> None:
@@ -172,13 +183,13 @@ def test_the_store_dies_in_the_middle_of_a_load(pool: Pool, first: Engine, secon
 
 
 def test_one_node_of_three_is_gone(pool: Pool, first: Engine, second: Engine) -> None:
-    questions = [prompt(seed, 2100) for seed in range(20, 24)]
+    questions = [prompt(seed, 3 * BLOCK + 50) for seed in range(200, 216)]
     cold = [first.generate(question) for question in questions]
     pool.cluster.kill_node(1)
     warm = [second.generate(question) for question in questions]
     assert all(same(a, b) for a, b in zip(warm, cold, strict=True))
-    # Four prompts of two runs each: chance puts not all of their first runs on one node.
-    assert any(answer.from_pool for answer in warm)
+    # Two of three prompts begin on a node that lives; chance leaves three of sixteen but once in 80,000 runs.
+    assert sum(answer.from_pool > 0 for answer in warm) >= 3
 
 
 def test_without_a_pool_it_goes_on_and_finds_it_again(
