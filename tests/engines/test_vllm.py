@@ -140,7 +140,7 @@ def test_a_rotten_block_is_computed_and_the_rest_is_used(
 
 
 def meet_again(first: Engine, second: Engine) -> None:
-    """Until both engines have found the nodes, which were restarted: one reads what the other put."""
+    """Until both engines have found the restarted nodes: one reads what the other put."""
     for seed in range(900, 940):
         fresh = prompt(seed, 6 * BLOCK + 50)
         first.generate(fresh)
@@ -188,7 +188,7 @@ def test_one_node_of_three_is_gone(pool: Pool, first: Engine, second: Engine) ->
     pool.cluster.kill_node(1)
     warm = [second.generate(question) for question in questions]
     assert all(same(a, b) for a, b in zip(warm, cold, strict=True))
-    # Two of three prompts begin on a node that lives; chance leaves three of sixteen but once in 80,000 runs.
+    # Two of three prompts begin on a node that lives: fewer than 3 of 16 are one chance in 80,000.
     assert sum(answer.from_pool > 0 for answer in warm) >= 3
 
 
