@@ -4,10 +4,19 @@
 enable_testing()
 find_package(GTest REQUIRED)
 
+# Tests are compiled more often than they are run: optimising what EXPECT_ unfolds to, and saying
+# more of it to a debugger than lines, takes longer than it saves. The libraries under test keep
+# their preset's flags, and what UBSan shall see is theirs.
+set(memkv_test_flags -O0 -g1)
+if(MEMKV_SANITIZE MATCHES undefined)
+  list(APPEND memkv_test_flags -fno-sanitize=undefined)
+endif()
+
 file(GLOB memkv_support CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cpp)
 list(FILTER memkv_support EXCLUDE REGEX one_thread)
 if(memkv_support)
   add_library(memkv_test_support STATIC ${memkv_support})
+  memkv_precompile(memkv_test_support)
   memkv_link(memkv_test_support ${MEMKV_FOLDERS})
   target_include_directories(memkv_test_support PUBLIC ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(memkv_test_support PUBLIC GTest::gtest)
@@ -21,14 +30,6 @@ function(memkv_link_test target)
   endif()
 endfunction()
 
-# Tests are compiled more often than they are run: optimising what EXPECT_ unfolds to takes longer
-# than it saves. The libraries under test keep their preset's optimisation.
-if(MEMKV_SANITIZE)
-  set(memkv_test_optimisation -O0)
-else()
-  set(memkv_test_optimisation -Og)
-endif()
-
 # These run on one thread (on simulated clocks, networks and devices), where ThreadSanitizer finds
 # nothing and takes ten times as long. one_thread.cpp holds them to it.
 set(memkv_one_thread_tests
@@ -39,6 +40,9 @@ set(memkv_one_thread_tests
     server_lists_test server_stats_test server_test server_trust_test sim_world_test trust_test
     wire_fuzz_test wire_golden_test wire_list_test wire_test)
 
+add_library(memkv_one_thread OBJECT ${PROJECT_SOURCE_DIR}/tests/support/one_thread.cpp)
+target_link_libraries(memkv_one_thread PRIVATE memkv_flags)
+
 file(GLOB memkv_unit_tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/*_test.cpp)
 foreach(source IN LISTS memkv_unit_tests)
   get_filename_component(name ${source} NAME_WE)
@@ -48,13 +52,14 @@ foreach(source IN LISTS memkv_unit_tests)
     endif()
     add_executable(${name} ${source})
     if(NOT MEMKV_SANITIZE)
-      target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/one_thread.cpp)
+      target_link_libraries(${name} PRIVATE memkv_one_thread)
     endif()
   else()
     add_executable(${name} ${source})
   endif()
   memkv_link_test(${name})
-  target_compile_options(${name} PRIVATE ${memkv_test_optimisation})
+  target_compile_options(${name} PRIVATE ${memkv_test_flags})
+  memkv_precompile(${name} tests)
   memkv_link(${name} ${MEMKV_FOLDERS})
   target_link_libraries(${name} PRIVATE GTest::gtest_main GTest::gtest)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/unit)
