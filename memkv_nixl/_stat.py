@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from memkv_nixl._metrics import Durations
 
@@ -20,6 +21,12 @@ def parse_pairs(line: str) -> dict[str, int]:
     """A value of STAT that is several: `name=number name=number …`."""
     pairs = (word.partition("=") for word in line.split())
     return {name: int(number) for name, _, number in pairs}
+
+
+def used_by_namespace(stats: Mapping[str, int | float | str]) -> dict[str, int]:
+    """Bytes of each namespace whose usage STAT says, by the name of its line, `usage_TENANT_ID`."""
+    lines = {name: line for name, line in stats.items() if re.fullmatch(r"usage_\d+_\w+", name)}
+    return {name: parse_pairs(str(line)).get("bytes", 0) for name, line in lines.items()}
 
 
 def parse_durations(line: str) -> Durations:

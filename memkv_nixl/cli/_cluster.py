@@ -194,13 +194,20 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
-    rows = [_row(space) for space in found]
+        tenants = plane.tenants("ListTenants").tenants
+        nodes = plane.placement("ListNodes", with_stats=True).nodes
+    numbers = {tenant.name: tenant.tenant for tenant in tenants}
+    rows = [
+        {**_row(space), "used_bytes": _used_bytes(nodes, numbers.get(space.tenant), space.id)}
+        for space in found
+    ]
     lines = [
         [
             row["tenant"],
             row["name"],
             row["key_dialect"],
             str(row["drop_generation"]),
+            "-" if row["used_bytes"] is None else format_size(row["used_bytes"]),
             format_size(row["quota_bytes"]) if row["quota_bytes"] else "-",
             f"{row['ttl_s']} s" if row["ttl_s"] else "-",
             str(row["copies"]),
@@ -208,10 +215,18 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
         ]
         for row in rows
     ]
-    head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "QUOTA", "TTL", "COPIES", "ADMISSION"]
+    head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "USED", "QUOTA", "TTL", "COPIES"]
+    head.append("ADMISSION")
     output.answer(
         {"namespaces": rows}, table(head, lines) if rows else ["No namespace was created."]
     )
+
+
+def _used_bytes(nodes: Any, tenant: int | None, space: bytes) -> int | None:
+    """What all nodes together hold of it; None when none of them says."""
+    name = f"usage_{tenant}_{space.hex()}"
+    said = [node.stats[name] for node in nodes if name in node.stats]
+    return sum(said) if said else None
 
 
 def _create_namespace(args: argparse.Namespace, output: Output) -> None:

@@ -95,6 +95,7 @@ _SAMPLES: tuple[tuple[str, Metric, tuple[str, ...], float], ...] = (
     ("evicted_blocks", _LOST, ("evicted",), 1),
     ("quota_evicted_blocks", _LOST, ("quota",), 1),
     ("expired_blocks", _LOST, ("expired",), 1),
+    ("ended_blocks", _LOST, ("ended",), 1),
     ("lost_blocks", _LOST, ("lost",), 1),
     ("dropped_blocks", _LOST, ("dropped",), 1),
     ("corrupt", _LOST, ("corrupt",), 1),
@@ -152,6 +153,23 @@ _SPACES = {
         "put_bytes": "Bytes of these",
     }.items()
 }
+_USED = {
+    name: _gauge(f"namespace_used_{name}", text, *_SPACE_LABELS)
+    for name, text in {
+        "bytes": "Bytes that are here of a namespace that has rules",
+        "blocks": "Blocks of these",
+    }.items()
+}
+_QUOTA = _gauge("namespace_quota_bytes", "Its share of this node; 0: no limit", *_SPACE_LABELS)
+_RULED = _counter("namespace_blocks_gone",
+    "Blocks that the namespace's rules took out, by why", *_SPACE_LABELS, "reason")  # fmt: skip
+_RULED_REASONS = {"over_quota": "quota", "expired": "expired", "ended": "ended"}
+_TENANT_USED = {
+    "bytes": _gauge("tenant_used_bytes", "Bytes that are here of a tenant that has a quota",
+        "tenant"),
+    "blocks": _gauge("tenant_used_blocks", "Blocks of these", "tenant"),
+    "quota": _gauge("tenant_quota_bytes", "Its share of this node", "tenant"),
+}  # fmt: skip
 _WEAR = {
     "used_ratio": _gauge("device_wear_ratio", "Of the life its maker gave the drive; above 1 too"),
     "spare_ratio": _gauge("device_spare_ratio", "Of the drive's spare blocks that are left"),
@@ -168,6 +186,10 @@ METRICS = tuple(
             *(metric for _, metric, _, _ in _SAMPLES),
             *_LATENCIES.values(),
             *_SPACES.values(),
+            *_USED.values(),
+            _QUOTA,
+            _RULED,
+            *_TENANT_USED.values(),
             *_WEAR.values(),
         ]
     )
@@ -213,6 +235,20 @@ def _add_stats(page: Page, stats: Stats) -> None:
             for what, number in parse_pairs(str(line)).items():
                 if what in _SPACES:
                     page.add(_SPACES[what], number, *labels)
+        if match := re.fullmatch(r"usage_(\d+)(?:_([0-9a-f]{32}))?", name):
+            _add_usage(page, match[1], match[2], parse_pairs(str(line)))
+
+
+def _add_usage(page: Page, tenant: str, space: str | None, said: Mapping[str, int]) -> None:
+    if space is None:
+        for name, metric in _TENANT_USED.items():
+            page.add(metric, said.get(name, 0), tenant)
+        return
+    for name, metric in _USED.items():
+        page.add(metric, said.get(name, 0), tenant, space)
+    page.add(_QUOTA, said.get("quota", 0), tenant, space)
+    for name, reason in _RULED_REASONS.items():
+        page.add(_RULED, said.get(name, 0), tenant, space, reason)
 
 
 def _add_wear(page: Page, wear: Wear) -> None:

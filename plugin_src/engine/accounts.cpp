@@ -1,6 +1,7 @@
 #include "engine/accounts.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -10,19 +11,25 @@ namespace memkv::engine {
 namespace {
 
 constexpr std::size_t kLineSlack = 64;
-constexpr int kLineSteps = 4;  // one block comes, so many places are looked at
+constexpr int kLineSteps = 4;  // one block comes or goes, so many places are looked at
 constexpr std::uint32_t kSparedMax = 64;
-constexpr std::uint32_t kRestGeneration = ~0U;  // of those who share an account
 
 }  // namespace
 
 AccountId Accounts::of(TenantId tenant, const Namespace& space) {
   const Name name{tenant, space.id, space.generation};
   if (const auto known = by_name_.find(name); known != by_name_.end()) return known->second;
-  if (by_name_.size() < kAccountsMax || rules_.of(tenant, space.id) != nullptr) return make(name);
-  const Name rest{tenant, {}, kRestGeneration};
-  const auto known = by_name_.find(rest);
-  return known != by_name_.end() ? known->second : make(rest);
+  if (rules_.of(tenant, space.id) != nullptr || takes_one_more(tenant)) return make(name);
+  const Name shared{.tenant = tenant, .shared = true};
+  const auto known = by_name_.find(shared);
+  return known != by_name_.end() ? known->second : make(shared);
+}
+
+bool Accounts::takes_one_more(TenantId tenant) const {
+  const auto known = tenants_.find(tenant);
+  const std::size_t has = known == tenants_.end() ? 0 : known->second.by_bytes.size();
+  if (has < kAccountsPerTenantMin) return true;
+  return has < kAccountsPerTenantMax && by_name_.size() < kAccountsMax;
 }
 
 AccountId Accounts::make(const Name& name) {
@@ -40,7 +47,7 @@ AccountId Accounts::make(const Name& name) {
   by_name_[name] = number;
   Tenant& tenant = tenants_[name.tenant];
   tenant.quota = rules_.tenant_quota(name.tenant);
-  tenant.accounts.insert(number);
+  tenant.by_bytes.insert({0, number});
   return number;
 }
 
@@ -48,7 +55,7 @@ void Accounts::settle(Account& account) const {
   const SpaceRule* rule = rules_.of(account.name.tenant, account.name.id);
   account.quota = kNoQuota;
   account.ttl_s = 0;
-  if (rule == nullptr || account.name.generation == kRestGeneration) return;
+  if (rule == nullptr || account.name.shared) return;
   account.ttl_s = rule->ttl_s;
   if (rule->quota_bytes != 0) account.quota = rule->quota_bytes;
   if (rule->drop_generation != account.name.generation) account.quota = 0;
@@ -58,39 +65,52 @@ void Accounts::add(AccountId number, std::uint32_t length) {
   if (number == kNoAccount) return;
   Account& account = accounts_[number];
   ++account.blocks;
-  account.bytes += length;
-  tenants_[account.name.tenant].bytes += length;
-  look_whether_over(number);
+  ++tenants_[account.name.tenant].blocks;
+  weigh(number, account.bytes + length);
 }
 
-void Accounts::remove(AccountId number, std::uint32_t length) {
+void Accounts::remove(AccountId number, std::uint32_t length, const Lives& lives) {
   if (number == kNoAccount) return;
   Account& account = accounts_[number];
   MEMKV_CHECK(account.blocks > 0 && account.bytes >= length, "an account loses what it has");
   --account.blocks;
-  account.bytes -= length;
-  tenants_[account.name.tenant].bytes -= length;
+  --tenants_[account.name.tenant].blocks;
+  weigh(number, account.bytes - length);
+  if (account.blocks == 0) return close(number);
+  trim(account, lives);
+}
+
+void Accounts::weigh(AccountId number, std::uint64_t bytes) {
+  Account& account = accounts_[number];
+  Tenant& tenant = tenants_[account.name.tenant];
+  auto place = tenant.by_bytes.extract({account.bytes, number});
+  place.value().first = bytes;
+  tenant.by_bytes.insert(std::move(place));
+  tenant.bytes += bytes - account.bytes;
+  account.bytes = bytes;
   look_whether_over(number);
-  if (account.blocks == 0) close(number);
 }
 
 void Accounts::close(AccountId number) {
   const Name name = accounts_[number].name;
+  const std::uint64_t bytes = accounts_[number].bytes;
   accounts_[number] = Account{};
   over_.erase(number);
   by_name_.erase(name);
   closed_.push_back(number);
   const auto tenant = tenants_.find(name.tenant);
-  tenant->second.accounts.erase(number);
-  if (!tenant->second.accounts.empty()) return;
+  tenant->second.by_bytes.erase({bytes, number});
+  if (!tenant->second.by_bytes.empty()) return;
   tenants_over_.erase(name.tenant);
   tenants_.erase(tenant);
 }
 
 void Accounts::clear() {
   Rules rules = std::move(rules_);
+  Usage usage = std::move(usage_);
   *this = Accounts();
   rules_ = std::move(rules);
+  usage_ = std::move(usage);
 }
 
 void Accounts::look_whether_over(AccountId number) {
@@ -108,13 +128,19 @@ void Accounts::look_whether_over(AccountId number) {
   }
 }
 
-void Accounts::line_up(AccountId number, const Placard& placard,
-                       const std::function<bool(const Placard&)>& lives) {
+void Accounts::line_up(AccountId number, const Placard& placard, const Lives& lives) {
   if (number == kNoAccount) return;
   Account& account = accounts_[number];
   account.line.push_back(placard);
-  account.newest = placard.incarnation;
-  tenants_[account.name.tenant].newest = placard.incarnation;
+  account.newest = std::max(account.newest, placard.incarnation);
+  Tenant& tenant = tenants_[account.name.tenant];
+  tenant.newest = std::max(tenant.newest, placard.incarnation);
+  trim(account, lives);
+}
+
+// When all the blocks that are left come first and half of them go before a placard of one that is
+// gone comes up, the line is at most 8/3 as long as the account.
+void Accounts::trim(Account& account, const Lives& lives) {
   for (int i = 0; i < kLineSteps && account.line.size() > 2 * account.blocks + kLineSlack; ++i) {
     const Placard first = account.line.front();
     account.line.pop_front();
@@ -124,6 +150,7 @@ void Accounts::line_up(AccountId number, const Placard& placard,
 
 void Accounts::apply(Rules rules) {
   rules_ = std::move(rules);
+  usage_.apply(rules_.all());
   for (auto& [number, tenant] : tenants_) tenant.quota = rules_.tenant_quota(number);
   for (const auto& [name, number] : by_name_) {
     settle(accounts_[number]);
@@ -135,21 +162,20 @@ bool Accounts::owes(AccountId number) const {
   return over_.contains(number) || tenants_over_.contains(accounts_[number].name.tenant);
 }
 
-std::optional<AccountId> Accounts::payer() const {
+std::optional<AccountId> Accounts::payer() {
   if (!over_.empty()) return *over_.begin();
   if (tenants_over_.empty()) return std::nullopt;
   const Tenant& tenant = tenants_.at(*tenants_over_.begin());
-  AccountId largest = *tenant.accounts.begin();
-  const auto weight = [&](AccountId number) {
-    // What came last goes last.
-    const Account& account = accounts_[number];
-    const bool only_the_newest = account.blocks == 1 && account.newest == tenant.newest;
-    return only_the_newest ? 0 : account.bytes;
-  };
-  for (const AccountId number : tenant.accounts) {
-    if (weight(number) > weight(largest)) largest = number;
+  auto largest = tenant.by_bytes.rbegin();
+  const Account& account = accounts_[largest->second];
+  ++looks_;
+  // What came last goes last.
+  const bool only_the_newest = account.blocks == 1 && account.newest == tenant.newest;
+  if (only_the_newest && std::next(largest) != tenant.by_bytes.rend()) {
+    ++largest;
+    ++looks_;
   }
-  return largest;
+  return largest->second;
 }
 
 bool Accounts::within_quota(AccountId number) const {
@@ -193,6 +219,36 @@ void Accounts::went(AccountId number) {
 bool Accounts::is_newest(AccountId number, const Placard& placard) const {
   const Account& account = accounts_[number];
   return account.blocks > 1 && account.newest == placard.incarnation;
+}
+
+void Accounts::count_gone(AccountId number, Gone why) {
+  if (number == kNoAccount || is_shared(number)) return;
+  const Name& name = accounts_[number].name;
+  usage_.count(name.tenant, name.id, why);
+}
+
+RulesUsage Accounts::usage() const {
+  RulesUsage usage;
+  for (const auto& counted : usage_.spaces()) {
+    usage.spaces.push_back(counted);
+    SpaceUsage& space = usage.spaces.back();
+    const SpaceRule* rule = rules_.of(space.tenant, space.id);
+    const auto account = by_name_.find({space.tenant, space.id, rule->drop_generation});
+    if (account == by_name_.end()) continue;
+    space.blocks = accounts_[account->second].blocks;
+    space.bytes = accounts_[account->second].bytes;
+  }
+  for (const TenantQuota& rule : rules_.all().tenants) {
+    if (rule.quota_bytes == 0) continue;
+    if (usage.tenants.size() == kSpacesCounted) break;
+    TenantUsage tenant{.tenant = rule.tenant, .quota_bytes = rule.quota_bytes};
+    if (const auto known = tenants_.find(rule.tenant); known != tenants_.end()) {
+      tenant.blocks = known->second.blocks;
+      tenant.bytes = known->second.bytes;
+    }
+    usage.tenants.push_back(tenant);
+  }
+  return usage;
 }
 
 }  // namespace memkv::engine

@@ -2,9 +2,16 @@
 //
 // An account is one namespace of one tenant in one drop generation. It has a line of its blocks,
 // the longest there first, from which its quota is paid. It comes with its first block and goes
-// with its last one. There are at most kAccountsMax of those without a rule; whoever comes then
-// shares one with all others like it of its tenant, so that names which nobody settled cost no more
-// memory. A line has at most twice as many places as the account has blocks, and 64.
+// with its last one. A line has at most three times as many places as the account has blocks, and
+// 64.
+//
+// Names that nobody settled cost bounded memory. A namespace with a rule always gets an account.
+// One without gets its own while its tenant has fewer than kAccountsPerTenantMax and all tenants
+// together fewer than kAccountsMax, or its tenant fewer than kAccountsPerTenantMin, whatever the
+// others have; else it shares one with all others like it of its tenant. What came to a shared
+// account before its namespace had a rule stays there, and counts against the tenant's quota only,
+// until somebody asks for it (Core::living); a shared account has neither quota nor TTL nor drop
+// generation of its own. Who asks is told by the rules in any case.
 //
 // Thread: the mind.
 #pragma once
@@ -16,16 +23,21 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "base/fingerprint.h"
 #include "base/identity.h"
+#include "base/limits.h"
 #include "engine/rules.h"
+#include "engine/usage.h"
 
 namespace memkv::engine {
 
 using AccountId = std::uint32_t;
 inline constexpr AccountId kNoAccount = 0xffffffff;
+inline constexpr std::size_t kAccountsPerTenantMax = kAccountsMax / 4;
+inline constexpr std::size_t kAccountsPerTenantMin = kAccountsMax / kTenantsMax;
 
 // A block's place in its account's line; its block may be gone.
 struct Placard {
@@ -35,15 +47,17 @@ struct Placard {
 
 class Accounts {
  public:
+  // Whether a placard's block is here, in this account.
+  using Lives = std::function<bool(const Placard&)>;
+
   // The account of this namespace, made when there is none. It lasts while it has blocks, and until
   // the next call when it has none.
   [[nodiscard]] AccountId of(TenantId tenant, const Namespace& space);
   // A block came or went; nothing for kNoAccount.
   void add(AccountId account, std::uint32_t length);
-  void remove(AccountId account, std::uint32_t length);
-  // A block that was added stands last in the line. `lives` tells whether a placard's block does.
-  void line_up(AccountId account, const Placard& placard,
-               const std::function<bool(const Placard&)>& lives);
+  void remove(AccountId account, std::uint32_t length, const Lives& lives);
+  // A block that was added stands last in the line.
+  void line_up(AccountId account, const Placard& placard, const Lives& lives);
   void clear();
 
   // What is settled from now on; see StoreRules.
@@ -53,7 +67,14 @@ class Accounts {
   // It has more than its quota, or its tenant has.
   [[nodiscard]] bool owes(AccountId account) const;
   // Who is to lose a block next: one that is over its quota, or the largest of a tenant that is.
-  [[nodiscard]] std::optional<AccountId> payer() const;
+  // It looks at two accounts at most, however many there are.
+  [[nodiscard]] std::optional<AccountId> payer();
+  // How many payer() looked at so far.
+  [[nodiscard]] std::uint64_t looks() const { return looks_; }
+  // It is one that several namespaces share.
+  [[nodiscard]] bool is_shared(AccountId account) const {
+    return account != kNoAccount && accounts_[account].name.shared;
+  }
   // It has a quota, or its tenant has, and neither is over it.
   [[nodiscard]] bool within_quota(AccountId account) const;
   // Its generation is over: all of it goes.
@@ -67,9 +88,16 @@ class Accounts {
   [[nodiscard]] bool spare(AccountId account, const Placard& placard);
   void went(AccountId account);
   [[nodiscard]] bool is_newest(AccountId account, const Placard& placard) const;
+  // One of its blocks was taken out for this reason.
+  void count_gone(AccountId account, Gone why);
+  // Of the namespaces and tenants that are counted; see Usage.
+  [[nodiscard]] RulesUsage usage() const;
 
   [[nodiscard]] std::uint64_t bytes(AccountId account) const { return accounts_[account].bytes; }
   [[nodiscard]] bool exists(AccountId account) const { return accounts_[account].blocks > 0; }
+  [[nodiscard]] std::size_t places(AccountId account) const {
+    return accounts_[account].line.size();
+  }
   [[nodiscard]] std::size_t count() const { return by_name_.size(); }
 
  private:
@@ -77,6 +105,7 @@ class Accounts {
     TenantId tenant = 0;
     NamespaceId id{};
     std::uint32_t generation = 0;
+    bool shared = false;  // then the two above say nothing
     friend auto operator<=>(const Name&, const Name&) = default;
   };
   struct Account {
@@ -89,13 +118,17 @@ class Accounts {
     std::deque<Placard> line;
   };
   struct Tenant {
-    std::uint64_t bytes = 0;
+    std::uint64_t blocks = 0, bytes = 0;
     std::uint64_t quota = kNoQuota;
     std::uint64_t newest = 0;
-    std::set<AccountId> accounts;
+    std::set<std::pair<std::uint64_t, AccountId>> by_bytes;  // its accounts, the largest last
   };
 
+  [[nodiscard]] bool takes_one_more(TenantId tenant) const;
   [[nodiscard]] AccountId make(const Name& name);
+  // The account has so many bytes from now on.
+  void weigh(AccountId account, std::uint64_t bytes);
+  static void trim(Account& account, const Lives& lives);
   void settle(Account& account) const;
   void look_whether_over(AccountId account);
   void close(AccountId account);
@@ -107,6 +140,8 @@ class Accounts {
   std::map<TenantId, Tenant> tenants_;
   std::set<AccountId> over_;
   std::set<TenantId> tenants_over_;
+  Usage usage_;
+  std::uint64_t looks_ = 0;
 };
 
 }  // namespace memkv::engine

@@ -23,12 +23,16 @@ bool Touches::again(const Fingerprint& print) {
 WriteBudget::WriteBudget(std::uint64_t bytes_a_day)
     : bytes_per_ns_(static_cast<double>(bytes_a_day) / kNsPerDay),
       saved_max_(static_cast<double>(bytes_a_day) / kHoursPerDay),
+      owed_max_(static_cast<double>(bytes_a_day)),
       saved_(saved_max_) {}
 
 bool WriteBudget::allows(std::uint64_t now_ns, std::uint64_t written) {
   if (seen_ns_ != 0) {  // what was written before the first question was nobody's concern
-    saved_ += static_cast<double>(now_ns - seen_ns_) * bytes_per_ns_;
-    saved_ = std::min(saved_, saved_max_) - static_cast<double>(written - seen_written_);
+    // Nobody knows in which order time passed and bytes were written, so they are set off against
+    // each other before anything is cut off.
+    const double earned = static_cast<double>(now_ns - seen_ns_) * bytes_per_ns_;
+    const double spent = static_cast<double>(written - seen_written_);
+    saved_ = std::clamp(saved_ + earned - spent, -owed_max_, saved_max_);
   }
   seen_ns_ = now_ns;
   seen_written_ = written;

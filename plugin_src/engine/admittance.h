@@ -23,7 +23,8 @@ class Touches {
   std::vector<std::uint64_t> places_;  // made at the first call
 };
 
-// So many bytes a day may be written to the device; an hour's worth may be saved up.
+// So many bytes a day may be written to the device; an hour's worth may be saved up, and a day's
+// worth owed: whatever was written, a day without a write is enough.
 class WriteBudget {
  public:
   explicit WriteBudget(std::uint64_t bytes_a_day);
@@ -35,6 +36,7 @@ class WriteBudget {
  private:
   double bytes_per_ns_;
   double saved_max_;
+  double owed_max_;
   double saved_;
   std::uint64_t seen_ns_ = 0;
   std::uint64_t seen_written_ = 0;

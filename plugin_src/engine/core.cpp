@@ -45,8 +45,13 @@ Entry* Core::living(const BlockId& id, const Fingerprint& print) {
   const SpaceRule* rule = index.accounts().rules().of(id.tenant, id.space.id);
   if (rule == nullptr) return entry;
   if (rule->drop_generation != id.space.generation) return nullptr;
+  Accounts& accounts = index.accounts();
+  if (accounts.is_shared(entry->account)) {
+    index.move_to(*entry, accounts.of(id.tenant, id.space));
+    nudge();
+  }
   if (!outlived(*entry, rule->ttl_s)) return entry;
-  ++stats.expired_blocks;
+  gone(*entry, Gone::expired);
   take_out(print);
   return nullptr;
 }
@@ -56,6 +61,21 @@ bool Core::outlived(const Entry& entry, std::uint32_t ttl_s) const {
   const std::uint32_t now_s = executor.clock().unix_s();
   if (entry.put_s > now_s) return entry.put_s - now_s > kClockBackSMax;
   return now_s - entry.put_s >= ttl_s;
+}
+
+void Core::gone(const Entry& entry, Gone why) {
+  switch (why) {
+    case Gone::over_quota:
+      ++stats.quota_evicted_blocks;
+      break;
+    case Gone::expired:
+      ++stats.expired_blocks;
+      break;
+    case Gone::ended:
+      ++stats.ended_blocks;
+      break;
+  }
+  index.accounts().count_gone(entry.account, why);
 }
 
 void Core::forget(const Fingerprint& print) {

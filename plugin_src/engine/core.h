@@ -47,13 +47,16 @@ struct Core {
   [[nodiscard]] Entry* entry_at(const Fingerprint& print, std::uint32_t segment,
                                 std::uint32_t page);
   // The entry of `id`, whose fingerprint is `print`, or nullptr: also when by the rules there is no
-  // such block any more. One that outlived its TTL is taken out.
+  // such block any more. One that outlived its TTL is taken out, and one that came before its
+  // namespace had rules, and shares an account for that, counts for the namespace from now on.
   [[nodiscard]] Entry* living(const BlockId& id, const Fingerprint& print);
   // By the rules of its account the block is too old, or nobody knows how old it is.
   [[nodiscard]] bool outlived(const Entry& entry) const {
     return outlived(entry, index.accounts().ttl_s(entry.account));
   }
   [[nodiscard]] bool outlived(const Entry& entry, std::uint32_t ttl_s) const;
+  // Counts a block that is to be taken out by the rules.
+  void gone(const Entry& entry, Gone why);
   // The block leaves index and DRAM; readers keep their bytes.
   void forget(const Fingerprint& print);
   // The same, and a restart is not to bring it back; nobody waits for that.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -86,18 +87,30 @@ Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length, Accou
   block_bytes_ += length;
   block_bytes_ -= cell.length;
   accounts_.add(account, length);
-  if (cell.length != 0) accounts_.remove(cell.account, cell.length);
-  cell.account = account;
-  cell.length = length;
+  const AccountId account_before = std::exchange(cell.account, account);
+  const std::uint32_t length_before = std::exchange(cell.length, length);
+  if (length_before != 0) {
+    accounts_.remove(account_before, length_before, lives_in(account_before));
+  }
   return cell;
 }
 
+Accounts::Lives Index::lives_in(AccountId account) const {
+  return [this, account](const Placard& of) {
+    const Entry* known = find(of.fingerprint);
+    return known != nullptr && known->incarnation == of.incarnation && known->account == account;
+  };
+}
+
 void Index::line_up(const Entry& entry) {
-  accounts_.line_up(entry.account, {entry.fingerprint, entry.incarnation},
-                    [this](const Placard& of) {
-                      const Entry* known = find(of.fingerprint);
-                      return known != nullptr && known->incarnation == of.incarnation;
-                    });
+  accounts_.line_up(entry.account, {entry.fingerprint, entry.incarnation}, lives_in(entry.account));
+}
+
+void Index::move_to(Entry& entry, AccountId account) {
+  accounts_.add(account, entry.length);
+  const AccountId before = std::exchange(entry.account, account);
+  accounts_.remove(before, entry.length, lives_in(before));
+  line_up(entry);
 }
 
 bool Index::erase(const Fingerprint& fingerprint) {
@@ -108,8 +121,9 @@ bool Index::erase(const Fingerprint& fingerprint) {
   if (cells[hole].length == 0) return false;
   --shard.used;
   --size_;
-  block_bytes_ -= cells[hole].length;
-  accounts_.remove(cells[hole].account, cells[hole].length);
+  const AccountId account = cells[hole].account;
+  const std::uint32_t length = cells[hole].length;
+  block_bytes_ -= length;
   // Close the gap: what lies behind it and could not be found across it any more moves into it.
   const std::size_t mask = cells.size() - 1;
   for (std::size_t at = (hole + 1) & mask; cells[at].length != 0; at = (at + 1) & mask) {
@@ -120,6 +134,7 @@ bool Index::erase(const Fingerprint& fingerprint) {
     }
   }
   cells[hole] = Entry{};
+  accounts_.remove(account, length, lives_in(account));
   return true;
 }
 

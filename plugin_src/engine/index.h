@@ -55,6 +55,8 @@ class Index {
                 AccountId account = kNoAccount);
   // The entry's block is its account's newest.
   void line_up(const Entry& entry);
+  // The block counts for another account from now on, and stands last there.
+  void move_to(Entry& entry, AccountId account);
   // True when it was there.
   bool erase(const Fingerprint& fingerprint);
   void clear();
@@ -82,6 +84,7 @@ class Index {
     std::size_t used = 0;
   };
 
+  [[nodiscard]] Accounts::Lives lives_in(AccountId account) const;
   [[nodiscard]] Shard& shard_of(const Fingerprint& fingerprint);
   static void grow(Shard& shard);
 

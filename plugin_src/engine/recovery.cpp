@@ -33,11 +33,10 @@ struct Scan {
 
 struct Recovery : std::enable_shared_from_this<Recovery> {
   Recovery(DeviceIo& device, const Superblock& superblock, std::uint64_t index_entries_max,
-           std::move_only_function<void(Result<Recovered>)> tell)
-      : io(device),
-        super(superblock),
-        done(std::move(tell)),
-        result{Index(index_entries_max), {}} {}
+           const StoreRules& rules, std::move_only_function<void(Result<Recovered>)> tell)
+      : io(device), super(superblock), done(std::move(tell)), result{Index(index_entries_max), {}} {
+    result.index.accounts().apply(Rules(rules));
+  }
 
   DeviceIo& io;
   const Superblock super;
@@ -270,8 +269,8 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
 }  // namespace
 
 void recover(DeviceIo& io, const Superblock& super, std::uint64_t index_entries_max,
-             std::move_only_function<void(Result<Recovered>)> done) {
-  std::make_shared<Recovery>(io, super, index_entries_max, std::move(done))->start();
+             const StoreRules& rules, std::move_only_function<void(Result<Recovered>)> done) {
+  std::make_shared<Recovery>(io, super, index_entries_max, rules, std::move(done))->start();
 }
 
 }  // namespace memkv::engine

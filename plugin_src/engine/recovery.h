@@ -28,8 +28,9 @@ struct Recovered {
   std::vector<ClosedSegment> closed;  // by generation
 };
 
-// `io` outlives the call to `done`. Statuses: device_error.
+// The index goes by `rules`: a namespace that has one has an account of its own, however many
+// others lie on the device. `io` outlives the call to `done`. Statuses: device_error.
 void recover(DeviceIo& io, const Superblock& super, std::uint64_t index_entries_max,
-             std::move_only_function<void(Result<Recovered>)> done);
+             const StoreRules& rules, std::move_only_function<void(Result<Recovered>)> done);
 
 }  // namespace memkv::engine

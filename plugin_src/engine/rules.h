@@ -32,6 +32,30 @@ struct StoreRules {
   std::vector<TenantQuota> tenants;
 };
 
+// What is here of a namespace that has a rule, in its drop generation, and what was taken out of it
+// by its rules, of any generation, since the process started or it began to be counted.
+struct SpaceUsage {
+  TenantId tenant = 0;
+  NamespaceId id{};
+  std::uint64_t quota_bytes = 0;  // of this node; 0: no limit
+  std::uint64_t blocks = 0, bytes = 0;
+  std::uint64_t over_quota = 0, expired = 0, ended = 0;  // blocks taken out; why, as in Gone
+};
+
+// What is here of a tenant that has a quota.
+struct TenantUsage {
+  TenantId tenant = 0;
+  std::uint64_t quota_bytes = 0;  // of this node
+  std::uint64_t blocks = 0, bytes = 0;
+};
+
+// Of at most kSpacesCounted namespaces (those with a quota come first, then by tenant and id) and
+// as many tenants.
+struct RulesUsage {
+  std::vector<SpaceUsage> spaces;
+  std::vector<TenantUsage> tenants;
+};
+
 }  // namespace memkv
 
 namespace memkv::engine {
@@ -46,6 +70,8 @@ class Rules {
   // nullptr when the namespace has none. It lives until the rules change.
   [[nodiscard]] const SpaceRule* of(TenantId tenant, const NamespaceId& id) const;
   [[nodiscard]] std::uint64_t tenant_quota(TenantId tenant) const;  // kNoQuota: no limit
+  // All of them: namespaces by tenant and id, tenants by number.
+  [[nodiscard]] const StoreRules& all() const { return sorted_; }
 
  private:
   StoreRules sorted_;

@@ -289,6 +289,7 @@ void SegmentLog::index_page_done(const PageWrite& written) {
   for (Pending& pending : *page) {
     if (pending.done) pending.done(true);
   }
+  hooks_.settled();
   pump(written.segment);
 }
 

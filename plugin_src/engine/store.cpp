@@ -283,6 +283,7 @@ StoreStats StoreImpl::stats() const {
   stats.puts_waiting = memory_.puts_waiting();
   stats.gets_waiting = memory_.gets_waiting();
   stats.device_operations = core_.io.in_flight();
+  stats.usage = core_.index.accounts().usage();
   return stats;
 }
 
@@ -323,7 +324,7 @@ struct Opening : std::enable_shared_from_this<Opening> {
   }
 
   void recover_from(const Superblock& super) {
-    recover(io, super, choose_index_entries(options, super),
+    recover(io, super, choose_index_entries(options, super), options.rules,
             [self = shared_from_this(), super](Result<Recovered> recovered) {
               if (!recovered) return self->answer(fail(std::move(recovered).error()));
               self->make(super, std::move(*recovered));

@@ -40,6 +40,7 @@ struct StoreOptions {
   std::uint64_t write_budget = 0;  // bytes a day to the device before Admission::budget takes no
                                    // more blocks; 0: the device's capacity
   std::uint32_t fingerprint_bits = 128;  // fewer only in tests, to make fingerprints collide
+  StoreRules rules;  // that hold from the beginning: what lies on the device is counted by them
 };
 
 struct Found {
@@ -98,7 +99,7 @@ struct StoreStats {
   std::uint64_t puts = 0, puts_exist = 0, puts_conflict = 0, puts_busy = 0, puts_rejected = 0,
                 puts_aborted = 0;
   std::uint64_t puts_ended = 0, puts_over_quota = 0, puts_not_admitted = 0, expired_blocks = 0,
-                quota_evicted_blocks = 0;
+                quota_evicted_blocks = 0, ended_blocks = 0;
   std::uint64_t gets = 0, hits_dram = 0, hits_flash = 0, misses = 0, corrupt = 0, foreign = 0;
   std::uint64_t evicted_blocks = 0, rewritten_blocks = 0, lost_blocks = 0, dropped_blocks = 0;
   std::uint64_t device_bytes_written = 0, device_bytes_read = 0, device_errors = 0;
@@ -106,6 +107,7 @@ struct StoreStats {
   std::uint64_t records_waiting = 0;
   std::uint64_t put_bytes = 0, rewritten_bytes = 0, evicted_bytes = 0, device_operations = 0;
   Histogram device_reads, device_writes;
+  RulesUsage usage;
 };
 
 class Store {

@@ -103,12 +103,13 @@ int Daemon::run() {
     give_up(prepared.error());
     return exit_code_;
   }
-  const StoreOptions options{.format = flags_.format,
-                             .segment_bytes = flags_.segment_bytes,
-                             .index_entries_max = 0,
-                             .index_flush_ms = flags_.index_flush_ms,
-                             .rewrite_percent = flags_.rewrite_percent,
-                             .write_budget = flags_.write_budget};
+  StoreOptions options{.format = flags_.format,
+                       .segment_bytes = flags_.segment_bytes,
+                       .index_entries_max = 0,
+                       .index_flush_ms = flags_.index_flush_ms,
+                       .rewrite_percent = flags_.rewrite_percent,
+                       .write_budget = flags_.write_budget};
+  options.rules = rules_before_the_map(flags_.map_file);
   Store::open(options, *device_, *arena_, *loop_, system_random(),
               [this](Result<std::unique_ptr<Store>> store) { opened(std::move(store)); });
   loop_->run();

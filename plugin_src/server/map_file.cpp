@@ -192,4 +192,13 @@ Result<StoreRules> decode_rules(std::span<const std::byte> body, std::uint32_t e
   return rules;
 }
 
+StoreRules rules_before_the_map(const std::string& path) {
+  if (path.empty()) return {};
+  const auto found = read_map_file(path);
+  if (!found || !*found) return {};
+  const auto map = wire::MapReplyReader::open((*found)->map);
+  if (!map) return {};
+  return decode_rules((*found)->rules, map->head().epoch, Portion{}).value_or(StoreRules{});
+}
+
 }  // namespace memkv

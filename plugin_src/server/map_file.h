@@ -43,4 +43,9 @@ struct Portion {
 [[nodiscard]] Result<StoreRules> decode_rules(std::span<const std::byte> body, std::uint32_t epoch,
                                               const Portion& mine);
 
+// The rules of the map file at `path` for a store that is to be opened, before it is known which
+// node this is: with the whole pool's quotas. None when there is no file or it cannot be used:
+// whoever takes the map says so.
+[[nodiscard]] StoreRules rules_before_the_map(const std::string& path);
+
 }  // namespace memkv

@@ -1,5 +1,6 @@
 #include "server/stats.h"
 
+#include <initializer_list>
 #include <string_view>
 #include <utility>
 
@@ -107,6 +108,7 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("evicted_bytes", s.evicted_bytes);
   lines.add("quota_evicted_blocks", s.quota_evicted_blocks);
   lines.add("expired_blocks", s.expired_blocks);
+  lines.add("ended_blocks", s.ended_blocks);
   lines.add("rewritten_blocks", s.rewritten_blocks);
   lines.add("rewritten_bytes", s.rewritten_bytes);
   lines.add("lost_blocks", s.lost_blocks);
@@ -127,32 +129,58 @@ void add_latency(Lines& lines, std::string_view name, const Histogram& took) {
   lines.add(name, text + " more=" + std::to_string(took.buckets().back()));
 }
 
-void add_space(Lines& lines, std::string_view name, const SpaceCounters& space) {
+void add_pairs(Lines& lines, std::string_view name,
+               std::initializer_list<std::pair<const char*, std::uint64_t>> pairs) {
   std::string text;
-  for (const auto& [what, number] : {std::pair{"hits", space.hits},
-                                     {"misses", space.misses},
-                                     {"get_bytes", space.get_bytes},
-                                     {"keys", space.keys},
-                                     {"found", space.found},
-                                     {"holes", space.holes},
-                                     {"puts", space.puts},
-                                     {"put_bytes", space.put_bytes}}) {
+  for (const auto& [what, number] : pairs) {
     text += (text.empty() ? "" : " ") + std::string(what) + "=" + std::to_string(number);
   }
   lines.add(name, text);
 }
 
+void add_space(Lines& lines, std::string_view name, const SpaceCounters& space) {
+  add_pairs(lines, name,
+            {{"hits", space.hits},
+             {"misses", space.misses},
+             {"get_bytes", space.get_bytes},
+             {"keys", space.keys},
+             {"found", space.found},
+             {"holes", space.holes},
+             {"puts", space.puts},
+             {"put_bytes", space.put_bytes}});
+}
+
+[[nodiscard]] std::string name_of(std::string_view kind, TenantId tenant, const NamespaceId& id) {
+  std::string name = std::string(kind) + std::to_string(tenant) + "_";
+  for (const std::byte byte : id) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    name += kDigits[std::to_integer<std::size_t>(byte >> 4)];
+    name += kDigits[std::to_integer<std::size_t>(byte & std::byte{15})];
+  }
+  return name;
+}
+
 void add_spaces(Lines& lines, const Spaces& spaces) {
   for (const SpaceCounters& space : spaces.own()) {
-    std::string name = "namespace_" + std::to_string(space.tenant) + "_";
-    for (const std::byte byte : space.id) {
-      constexpr std::string_view kDigits = "0123456789abcdef";
-      name += kDigits[std::to_integer<std::size_t>(byte >> 4)];
-      name += kDigits[std::to_integer<std::size_t>(byte & std::byte{15})];
-    }
-    add_space(lines, name, space);
+    add_space(lines, name_of("namespace_", space.tenant, space.id), space);
   }
   add_space(lines, "namespace_other", spaces.other());
+}
+
+void add_usage(Lines& lines, const RulesUsage& usage) {
+  for (const SpaceUsage& space : usage.spaces) {
+    add_pairs(lines, name_of("usage_", space.tenant, space.id),
+              {{"quota", space.quota_bytes},
+               {"bytes", space.bytes},
+               {"blocks", space.blocks},
+               {"over_quota", space.over_quota},
+               {"expired", space.expired},
+               {"ended", space.ended}});
+  }
+  for (const TenantUsage& tenant : usage.tenants) {
+    add_pairs(lines, "usage_" + std::to_string(tenant.tenant),
+              {{"quota", tenant.quota_bytes}, {"bytes", tenant.bytes}, {"blocks", tenant.blocks}});
+  }
 }
 
 }  // namespace
@@ -168,6 +196,7 @@ std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
   add_latency(lines, "latency_device_read", store.device_reads);
   add_latency(lines, "latency_device_write", store.device_writes);
   add_spaces(lines, context.spaces);
+  add_usage(lines, store.usage);
   return lines.take();
 }
 

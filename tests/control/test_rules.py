@@ -12,8 +12,10 @@ from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._stat import parse_stats
+from memkv_nixl.store._node_metrics import node_page
 from tests.control.processes import Machine, Served, control, operator
 from tests.integration.nodes import DEADLINE_S, memkv
+from tests.integration.scraping import parsed
 
 SPACE = namespace_id("ruled")
 BLOCK = bytes(100_000)
@@ -59,12 +61,16 @@ def present(client: Client, keys: list[bytes], generation: int = 0) -> int:
     return sum(where > 0 for _, where, _ in request.matches())
 
 
-def stat(machine: Machine, name: str) -> int:
+def stats(machine: Machine) -> dict[str, int | float | str]:
     client = Client([machine.address])
     try:
-        return int(parse_stats(client.stat(0, DEADLINE_S * 1000))[name])
+        return parse_stats(client.stat(0, DEADLINE_S * 1000))
     finally:
         client.close()
+
+
+def stat(machine: Machine, name: str) -> int:
+    return int(stats(machine)[name])
 
 
 def test_a_dropped_namespace_is_gone_also_from_a_node_that_was_away(
@@ -98,7 +104,22 @@ def test_quota_and_admission_hold(plane: Served, machine: Machine) -> None:
         for key in keys:
             assert put(client, [key]) == ["ok"]
         assert 0 < present(client, keys) <= 10
-        assert stat(machine, "quota_evicted_blocks") >= 20
+        evicted = stat(machine, "quota_evicted_blocks")
+        assert evicted >= 20
+        # What is here of it is said by STAT, by /metrics, and by all nodes together.
+        used = present(client, keys) * len(BLOCK)
+        page = parsed(node_page(stats(machine)))
+        space = {"tenant": "1", "namespace": SPACE.hex()}
+        assert page.value("memkv_node_namespace_used_bytes", **space) == used
+        assert page.value("memkv_node_namespace_quota_bytes", **space) == 1_000_000
+        gone = page.value("memkv_node_namespace_blocks_gone_total", **space, reason="quota")
+        assert gone == evicted
+        with operator(plane.address) as calls:
+            name = f"usage_1_{SPACE.hex()}"
+            calls.wait_node(lambda node: node.stats.get(name) == used)
+        done = memkv("namespaces", "list", "--control", plane.address, "--json")
+        (listed,) = json.loads(done.stdout)["namespaces"]
+        assert listed["used_bytes"] == used
 
         holds(plane, settle(plane, "update", "ruled", "--admission", "second-touch"))
         assert put(client, [b"once"]) == ["no_space"]

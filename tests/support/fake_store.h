@@ -33,6 +33,7 @@ class FakeStore final : public Store {
   std::uint64_t aborted = 0, most_gets = 0;
   // What every list() is answered with, and what it was asked.
   Listing listing;
+  RulesUsage usage;
   std::vector<Wish> wishes;
   bool hold_lists = false;
 
@@ -121,7 +122,7 @@ class FakeStore final : public Store {
     return true;
   }
   StoreStats stats() const override {
-    return {.boot = 7, .capacity_bytes = kGiB, .blocks = blocks_.size()};
+    return {.boot = 7, .capacity_bytes = kGiB, .blocks = blocks_.size(), .usage = usage};
   }
   void when_clean(std::move_only_function<void()> clean) override {
     executor_.post(std::move(clean));

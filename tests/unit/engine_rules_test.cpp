@@ -1,9 +1,9 @@
 // What operators settle: drop generations, TTL, quotas, fair eviction, admission (store.h,
 // set_rules).
+#include <algorithm>
 #include <string>
 #include <vector>
 
-#include "engine/accounts.h"
 #include "unit/engine_rig.h"
 
 namespace memkv {
@@ -59,6 +59,12 @@ class Rules : public ::testing::Test {
   void settle() {
     rig->world->run_until([] { return false; }, 200);
   }
+  void pass(std::uint64_t seconds) {
+    rig->world->after(seconds * 1'000'000'000, [] {});
+    const std::uint64_t until = rig->world->clock().now_ns() + seconds * 1'000'000'000;
+    ASSERT_TRUE(rig->world->run_until([&] { return rig->world->clock().now_ns() >= until; },
+                                      2 * seconds * 1000));
+  }
   void again() {
     ASSERT_TRUE(rig->rest());
     ASSERT_TRUE(rig->close().good());
@@ -85,6 +91,8 @@ TEST_F(Rules, BlocksOfAnOlderGenerationNeverMatchAgain) {
   EXPECT_TRUE(has(of_space("a", 2))) << "another namespace";
   settle();
   EXPECT_EQ(stats().blocks, 1u) << "its place is free";
+  EXPECT_EQ(stats().ended_blocks, 1u);
+  EXPECT_EQ(stats().quota_evicted_blocks, 0u) << "no quota was the reason";
   // Also without the rule, and after a restart.
   again();
   rig->store->set_rules({});
@@ -151,6 +159,35 @@ TEST_F(Rules, ThousandsAreTakenOutASliceATask) {
     before = stats().blocks;
   }
   EXPECT_EQ(stats().blocks, 0u);
+}
+
+// Tombstones come faster than the index is written: they wait, and take no room from others.
+TEST_F(Rules, DroppingALargeNamespaceTakesNoRoomFromOthers) {
+  RigOptions options = small();
+  options.disk_bytes = 65 * kMiB;
+  open(options);
+  for (std::uint64_t i = 0; i < 40; ++i) ASSERT_EQ(put(of_space(key_of(i), 2), i), Code::ok);
+  for (std::uint64_t i = 0; i < 2500; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), 1), i, 100), Code::ok);
+  }
+  ASSERT_TRUE(rig->rest());
+  const std::uint64_t free_before = stats().segments_free;
+  ASSERT_GT(free_before, 4u);
+  SpaceRule rule = rule_of(1);
+  rule.drop_generation = 1;
+  rig->store->set_rules({{rule}, {}});
+  std::uint64_t waiting = 0;
+  while (rig->world->step() && stats().blocks > 40) {
+    waiting = std::max(waiting, stats().records_waiting);
+  }
+  ASSERT_TRUE(rig->rest());
+  EXPECT_EQ(stats().blocks, 40u);
+  EXPECT_LE(waiting, 64u) << "a segment has 256 pages, and each record may need one";
+  EXPECT_GE(stats().segments_free + 1, free_before) << "2500 tombstones are 45 pages";
+  EXPECT_EQ(stats().evicted_blocks, 0u);
+  EXPECT_EQ(count(2, 40), 40u);
+  again();
+  EXPECT_EQ(stats().blocks, 40u);
 }
 
 // ---- TTL
@@ -274,6 +311,23 @@ TEST_F(Rules, TheTenantsLargestNamespacePaysForItsQuota) {
   EXPECT_EQ(count(2, 5, 6), 5u);
 }
 
+// One is over by a little more than the other: both come down, not the one alone.
+TEST_F(Rules, TheNamespacesOfATenantPayUntilTheyAreLevel) {
+  open();
+  rig->store->set_rules({});
+  for (std::uint64_t i = 0; i < 51; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), 1, 5)), Code::ok);
+    if (i >= 49) continue;
+    ASSERT_EQ(put(of_space(key_of(i), 2, 5)), Code::ok);
+  }
+  ASSERT_TRUE(rig->rest());
+  rig->store->set_rules({{}, {{.tenant = 5, .quota_bytes = 50 * kBlock}}});
+  settle();
+  EXPECT_EQ(stats().blocks, 50u);
+  EXPECT_EQ(count(1, 51, 5), 25u);
+  EXPECT_EQ(count(2, 51, 5), 25u);
+}
+
 TEST_F(Rules, QuotasHoldAcrossARestart) {
   open();
   SpaceRule rule = rule_of(1);
@@ -376,51 +430,92 @@ TEST_F(Rules, TheBudgetOfWritesHoldsAndComesBackWithTime) {
   EXPECT_NEAR(static_cast<double>(first), 1.0 * kMiB / kBlock, 4);
   EXPECT_EQ(put(of_space("all", 2)), Code::ok) << "other namespaces are not held back";
   ASSERT_TRUE(rig->rest());
-  rig->world->after(2ull * 3600 * 1'000'000'000, [] {});
-  const std::uint64_t until = rig->world->clock().now_ns() + 2ull * 3600 * 1'000'000'000;
-  ASSERT_TRUE(rig->world->run_until([&] { return rig->world->clock().now_ns() >= until; },
-                                    3ull * 3600 * 1000));
+  pass(2ull * 3600);
   fill();
   EXPECT_NEAR(static_cast<double>(taken - first), 1.0 * kMiB / kBlock, 4)
       << "two hours, and an hour's worth";
   EXPECT_GE(stats().puts_not_admitted, 2u);
 }
 
-// ---- bounds
-
-TEST(AccountsTest, NamesThatNobodySettledShareAnAccountBeyondALimit) {
-  engine::Accounts accounts;
-  Namespace space;
-  for (std::uint32_t i = 0; i < kAccountsMax + 1000; ++i) {
-    space.generation = i;
-    const auto account = accounts.of(7, space);
-    accounts.add(account, 10);
-    accounts.line_up(account, {{i, i}, i}, [](const engine::Placard&) { return true; });
+// Others write what the time allows, for many hours in which nobody asks for the budget.
+TEST_F(Rules, WhatTheTimePaidForTakesNothingFromTheBudget) {
+  RigOptions options = small();
+  options.store.write_budget = 24 * kMiB;  // an hour's worth is 1 MiB
+  open(options);
+  SpaceRule rule = rule_of(1);
+  rule.admission = Admission::budget;
+  rig->store->set_rules({{rule}, {}});
+  ASSERT_EQ(put(of_space("first", 1)), Code::ok);
+  ASSERT_TRUE(rig->rest());
+  for (std::uint64_t hour = 0; hour < 8; ++hour) {
+    const std::uint64_t before = stats().device_bytes_written;
+    for (std::uint64_t i = 0; stats().device_bytes_written - before < 900 * kKiB; ++i) {
+      ASSERT_EQ(put(of_space(key_of(hour * 100 + i), 2)), Code::ok);
+      ASSERT_TRUE(rig->rest());
+    }
+    pass(3600);
   }
-  EXPECT_EQ(accounts.count(), kAccountsMax + 1);
-  space.generation = kAccountsMax + 5;
-  const auto rest = accounts.of(7, space);
-  EXPECT_EQ(accounts.bytes(rest), 1000u * 10);
-  for (int i = 0; i < 1000; ++i) accounts.remove(rest, 10);
-  EXPECT_EQ(accounts.count(), kAccountsMax);
+  EXPECT_EQ(put(of_space("second", 1)), Code::ok) << "never more than the budget was written";
+  EXPECT_EQ(stats().puts_not_admitted, 0u);
 }
 
-TEST(AccountsTest, ALineIsBoundedByTheBlocks) {
-  engine::Accounts accounts;
-  const auto account = accounts.of(7, {});
-  // One block that lives for ever at the head, and others that come and go behind it.
-  accounts.add(account, 1);
-  accounts.line_up(account, {{0, 0}, 0}, [](const engine::Placard&) { return true; });
-  for (std::uint64_t i = 1; i < 10'000; ++i) {
-    accounts.add(account, 1);
-    accounts.line_up(account, {{i, i}, i}, [i](const engine::Placard& of) {
-      return of.incarnation == 0 || of.incarnation == i;
-    });
-    accounts.remove(account, 1);
-  }
-  std::uint64_t places = 0;
-  while (accounts.take_first(account).incarnation != 0) ++places;
-  EXPECT_LE(places, 70u);
+// ---- what is said of it
+
+TEST_F(Rules, UsageSaysWhatIsHereAndWhatTheRulesTookOut) {
+  open();
+  SpaceRule one = rule_of(1, 5);
+  one.quota_bytes = 4 * kBlock;
+  SpaceRule two = rule_of(2, 5);
+  two.ttl_s = 100;
+  const std::vector<TenantQuota> tenants = {{.tenant = 5, .quota_bytes = kMiB}};
+  rig->store->set_rules({{one, two}, tenants});
+  for (std::uint64_t i = 0; i < 7; ++i) ASSERT_EQ(put(of_space(key_of(i), 1, 5)), Code::ok);
+  for (std::uint64_t i = 0; i < 3; ++i) ASSERT_EQ(put(of_space(key_of(i), 2, 5)), Code::ok);
+  settle();
+  rig->world->step_wall_clock(100);
+  EXPECT_EQ(count(2, 2, 5), 0u);  // who is asked for goes
+  two.drop_generation = 1;
+  rig->store->set_rules({{one, two}, tenants});
+  settle();
+  ASSERT_EQ(put(of_space("new", 2, 5, 1)), Code::ok);
+  ASSERT_EQ(put(of_space("unsettled", 3, 5)), Code::ok);
+  const RulesUsage usage = stats().usage;
+  ASSERT_EQ(usage.spaces.size(), 2u);
+  const SpaceUsage& first = usage.spaces[0];
+  EXPECT_EQ(first.id, one.id);
+  EXPECT_EQ(first.quota_bytes, 4 * kBlock);
+  EXPECT_EQ(first.blocks, 4u);
+  EXPECT_EQ(first.bytes, 4 * kBlock);
+  EXPECT_EQ(first.over_quota, 3u);
+  EXPECT_EQ(first.expired + first.ended, 0u);
+  const SpaceUsage& second = usage.spaces[1];
+  EXPECT_EQ(second.id, two.id);
+  EXPECT_EQ(second.blocks, 1u) << "of the generation that there is";
+  EXPECT_EQ(second.over_quota, 0u);
+  EXPECT_EQ(second.expired, 2u);
+  EXPECT_EQ(second.ended, 1u);
+  ASSERT_EQ(usage.tenants.size(), 1u);
+  EXPECT_EQ(usage.tenants[0].blocks, 6u);
+  EXPECT_EQ(usage.tenants[0].bytes, 6 * kBlock);
+  EXPECT_EQ(usage.tenants[0].quota_bytes, kMiB);
+  EXPECT_EQ(stats().quota_evicted_blocks, 3u);
+  EXPECT_EQ(stats().expired_blocks, 2u);
+  EXPECT_EQ(stats().ended_blocks, 1u);
+}
+
+// What outlived its TTL and goes because its namespace is over its quota, went for its age.
+TEST_F(Rules, WhatAQuotaFindsTooOldIsCountedAsExpired) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.ttl_s = 100;
+  rig->store->set_rules({{rule}, {}});
+  for (std::uint64_t i = 0; i < 3; ++i) ASSERT_EQ(put(of_space(key_of(i), 1)), Code::ok);
+  rig->world->step_wall_clock(100);
+  rule.quota_bytes = kBlock;
+  rig->store->set_rules({{rule}, {}});
+  settle();
+  EXPECT_EQ(stats().expired_blocks, 2u);
+  EXPECT_EQ(stats().quota_evicted_blocks, 0u);
 }
 
 }  // namespace

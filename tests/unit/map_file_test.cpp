@@ -173,6 +173,18 @@ TEST_F(MapFileTest, RulesThatCannotBeAreRefused) {
   EXPECT_EQ(code_of(many), Code::too_large);
 }
 
+TEST_F(MapFileTest, AStoreIsOpenedByTheRulesOfTheFileThatIsThere) {
+  EXPECT_TRUE(rules_before_the_map("").spaces.empty());
+  EXPECT_TRUE(rules_before_the_map(path_).spaces.empty()) << "no file";
+  write(joined(frame(), frame_of(kRules, rules(4))));
+  EXPECT_TRUE(rules_before_the_map(path_).spaces.empty()) << "whoever takes the map says so";
+  write(joined(frame(), frame_of(kRules, rules())));
+  const StoreRules found = rules_before_the_map(path_);
+  ASSERT_EQ(found.spaces.size(), 2U);
+  EXPECT_EQ(found.spaces[0].quota_bytes, 1001U) << "the pool's";
+  ASSERT_EQ(found.tenants.size(), 1U);
+}
+
 TEST_F(MapFileTest, APortionIsTheNodesWeightAmongAll) {
   Body bytes(256);
   wire::MapReplyWriter writer(bytes, wire::MapHead{.epoch = 5});

@@ -75,6 +75,24 @@ TEST_F(ServerStatsTest, AHoleIsAbsentBetweenTwoThatAreHere) {
             std::string::npos);
 }
 
+TEST_F(ServerStatsTest, SaysWhatIsHereOfWhoHasRules) {
+  serve();
+  NamespaceId id{};
+  id[15] = std::byte{0xab};
+  store_->usage.spaces.push_back({.tenant = 7,
+                                  .id = id,
+                                  .quota_bytes = 9,
+                                  .blocks = 2,
+                                  .bytes = 8,
+                                  .over_quota = 3,
+                                  .expired = 4,
+                                  .ended = 5});
+  store_->usage.tenants.push_back({.tenant = 7, .quota_bytes = 20, .blocks = 3, .bytes = 10});
+  EXPECT_EQ(line_of_stat("usage_7_" + std::string(30, '0') + "ab"),
+            "quota=9 bytes=8 blocks=2 over_quota=3 expired=4 ended=5");
+  EXPECT_EQ(line_of_stat("usage_7"), "quota=20 bytes=10 blocks=3");
+}
+
 TEST(Spaces, HaveABoundAndKeepTheirPlace) {
   Spaces spaces;
   const auto id = [](std::size_t number) {
