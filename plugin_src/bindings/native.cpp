@@ -166,13 +166,18 @@ class Names {
 class PyClient {
  public:
   PyClient(std::vector<std::string> nodes, std::string token_file, std::string name,
-           std::uint64_t timeout_ms, bool follow) {
+           std::uint64_t timeout_ms, bool follow, std::string tls_ca, std::string tls_cert,
+           std::string tls_key, std::string tls_server_name) {
     ClientOptions options;
     options.follow = follow;
     options.nodes = std::move(nodes);
     options.token_file = std::move(token_file);
     options.name = std::move(name);
     options.timeout_ms = timeout_ms;
+    options.tls.ca = std::move(tls_ca);
+    options.tls.cert = std::move(tls_cert);
+    options.tls.key = std::move(tls_key);
+    options.tls.server_name = std::move(tls_server_name);
     Result<std::unique_ptr<Client>> client = fail(Code::internal);
     {
       const nb::gil_scoped_release unlocked;
@@ -475,9 +480,11 @@ NB_MODULE(_native, module) {
            "Of a match: (code, where, length) per block; where is 0 absent, 1 flash, 2 dram.");
 
   nb::class_<PyClient>(module, "Client", "One pool of store nodes. Safe from any thread.")
-      .def(nb::init<std::vector<std::string>, std::string, std::string, std::uint64_t, bool>(),
+      .def(nb::init<std::vector<std::string>, std::string, std::string, std::uint64_t, bool,
+                    std::string, std::string, std::string, std::string>(),
            nb::arg("nodes"), nb::kw_only(), nb::arg("token_file") = "", nb::arg("name") = "memkv",
-           nb::arg("timeout_ms") = 0, nb::arg("follow") = true)
+           nb::arg("timeout_ms") = 0, nb::arg("follow") = true, nb::arg("tls_ca") = "",
+           nb::arg("tls_cert") = "", nb::arg("tls_key") = "", nb::arg("tls_server_name") = "")
       .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
            nb::arg("recompute_costs") = Numbers(), nb::arg("group_prints") = Prints(),
