@@ -210,7 +210,7 @@ TEST(Tls, AConnectionThatIsCutAnywhereEndsAndCarriesNoWrongByte) {
     ASSERT_TRUE(two.world->run_until([&] { return traffic.whole() || traffic.over(); }));
     traffic.check();
     traffic.whole() ? ++whole : ++cut;
-    if (traffic.over()) EXPECT_EQ(traffic.left.closed->code, Code::unreachable);
+    EXPECT_TRUE(!traffic.over() || traffic.left.closed->code == Code::unreachable);
   }
   EXPECT_GT(whole, 0);
   EXPECT_GT(cut, 20);
@@ -339,7 +339,7 @@ TEST(Tls, TheNamesOfACertificateAreThoseOfTheHost) {
     two.client.server_name = server_name;
     const std::string why = refused(two).client;
     EXPECT_EQ(why.empty(), fits);
-    if (!fits) EXPECT_TRUE(why.contains("does not name the host")) << why;
+    EXPECT_TRUE(fits || why.contains("does not name the host")) << why;
   }
 }
 
