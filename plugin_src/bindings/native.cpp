@@ -458,6 +458,28 @@ std::vector<std::vector<std::size_t>> places_of(
   return all;
 }
 
+void bind_functions(nb::module_& module) {
+  module.def(
+      "crc32c",
+      [](const nb::object& data, std::uint32_t seed) {
+        const Buffer buffer(data, false);
+        const nb::gil_scoped_release unlocked;
+        return crc32c(buffer.bytes(), seed);
+      },
+      nb::arg("data"), nb::arg("seed") = 0, "CRC32C of a contiguous buffer.");
+  module.def("group_fingerprint", &group_of, nb::arg("namespace"), nb::arg("group"),
+             "(high, low) of a group's place.");
+  module.def("node_id_of", &node_id_of, nb::arg("address"),
+             "The id that placement knows a node by.");
+  module.def("place", &place_of, nb::arg("group"), nb::arg("nodes"),
+             "The index of the (id, weight) that a group belongs to, or None.");
+  module.def("place_copy", &copy_place_of, nb::arg("group"), nb::arg("nodes"),
+             "The index of the (id, weight, domain) for a group's second copy, or None.");
+  module.def("place_ranked", &places_of, nb::arg("namespace"), nb::arg("groups"), nb::arg("nodes"),
+             nb::arg("count"),
+             "For each group the indices of its best (id, weight), the best first.");
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -521,25 +543,7 @@ NB_MODULE(_native, module) {
       .def("close", &PyClient::close,
            "Lets go; requests under way keep the connections until they end.");
 
-  module.def(
-      "crc32c",
-      [](const nb::object& data, std::uint32_t seed) {
-        const Buffer buffer(data, false);
-        const nb::gil_scoped_release unlocked;
-        return crc32c(buffer.bytes(), seed);
-      },
-      nb::arg("data"), nb::arg("seed") = 0, "CRC32C of a contiguous buffer.");
-  module.def("group_fingerprint", &group_of, nb::arg("namespace"), nb::arg("group"),
-             "(high, low) of a group's place.");
-  module.def("node_id_of", &node_id_of, nb::arg("address"),
-             "The id that placement knows a node by.");
-  module.def("place", &place_of, nb::arg("group"), nb::arg("nodes"),
-             "The index of the (id, weight) that a group belongs to, or None.");
-  module.def("place_copy", &copy_place_of, nb::arg("group"), nb::arg("nodes"),
-             "The index of the (id, weight, domain) for a group's second copy, or None.");
-  module.def("place_ranked", &places_of, nb::arg("namespace"), nb::arg("groups"), nb::arg("nodes"),
-             nb::arg("count"),
-             "For each group the indices of its best (id, weight), the best first.");
+  bind_functions(module);
 }
 
 }  // namespace memkv::python

@@ -180,6 +180,7 @@ bool TlsStream::is_stranger() const {
 // A client of ours understands a frame.
 void TlsStream::tell_stranger() {
   out_.clear();
+  out_begin_ = 0;
   if (side_ != TlsSide::server || first_ != kFirstOfFrame) return;
   std::array<std::byte, wire::kHeaderBytes + wire::kSmallBodyMax> frame;
   const std::span whole(frame);
@@ -193,9 +194,8 @@ void TlsStream::tell_stranger() {
                        .payload_bytes = 0,
                        .body_crc = crc32c(whole.subspan(wire::kHeaderBytes, bytes))},
                       whole.first<wire::kHeaderBytes>());
-  const iovec piece{frame.data(), wire::kHeaderBytes + bytes};
-  // Once, as a farewell is: whoever takes no 100 bytes on a fresh connection hears nothing.
-  [[maybe_unused]] const IoStep told = below_->write_some({&piece, 1});
+  const auto* const begin = reinterpret_cast<const char*>(frame.data());
+  out_.assign(begin, begin + wire::kHeaderBytes + bytes);
 }
 
 Code TlsStream::flush() {
@@ -369,8 +369,12 @@ std::string TlsStream::reason() const {
     case SSL_R_TLSV1_ALERT_PROTOCOL_VERSION:
       return "TLS: the other end does not speak version 1.3";
     default:
-      return "TLS: " + openssl_says(error);
+      break;
   }
+  const int alert = ERR_GET_REASON(error) - SSL_AD_REASON_OFFSET;
+  if (alert < 0) return "TLS: " + openssl_says(error);
+  return std::string("TLS: the other end, whose log says more, refuses: ") +
+         ::SSL_alert_desc_string_long(alert);
 }
 
 std::string TlsStream::reason_of_certificate() const {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import ssl
+import subprocess
 import threading
 import time
 import urllib.request
@@ -16,6 +19,7 @@ import pytest
 from memkv_nixl._errors import CODES, UnreachableError
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
+from tests.control.peer import Peer
 from tests.integration.authority import Authority
 from tests.integration.nodes import DEADLINE_S, Node, memkv
 
@@ -185,6 +189,38 @@ def test_metrics_are_read_over_tls(tmp_path: Path) -> None:
 
 
 # ---- what is seen
+
+
+def test_another_tls_speaks_with_it_beside_ours(node: Node, authority: Authority) -> None:
+    """Python's own OpenSSL, in one process with the client's."""
+    context = ssl.create_default_context(cafile=str(authority.file))
+    client = Client([node.address], tls_ca=str(authority.file))
+    with Peer(node.address, tls=context) as peer:
+        peer.auth()
+        assert peer.put(SPACE, b"by peer", b"p" * 70_000) == "ok"
+        assert put_and_get(client, b"by client" * 10_000) == "ok"
+        target = bytearray(70_000)
+        got = client.get(SPACE, [b"by peer"], [target])
+        assert got.wait(WAIT_MS)
+        assert target == b"p" * 70_000
+    client.close()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match="protocol version"):
+        Peer(node.address, tls=context)
+
+
+@pytest.mark.parametrize("name", ["_native", "memkvd", "libplugin_MEMKV"])
+def test_no_symbol_of_openssl_leaves_a_binary_or_comes_from_elsewhere(
+    repo: Path, name: str
+) -> None:
+    places = [*repo.glob("memkv_nixl/_native*.so"), repo / "memkv_nixl/_bin/memkvd"]
+    places.append(repo / "build/release/libplugin_MEMKV.so")
+    (path,) = [place for place in places if place.name.startswith(name)]
+    if not path.exists():
+        pytest.skip(f"{path} is not built")
+    listed = subprocess.run(["nm", "-D", str(path)], capture_output=True, text=True, check=True)
+    foreign = re.compile(r"\b(SSL|TLS|EVP|BIO|X509|ERR|CRYPTO|OPENSSL)_\w+")
+    assert foreign.findall(listed.stdout) == []
 
 
 class Between:
