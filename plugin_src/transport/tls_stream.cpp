@@ -445,7 +445,8 @@ void TlsStream::when_readable(Ready ready, std::size_t enough) {
   reader_ = std::move(ready);
   if (more_ || phase_ == Phase::broken) return kick_soon();
   // So many are still to come at least: what is there already is less than a record.
-  wait_for_bytes(enough > kRecordRoom ? enough - kRecordRoom : 1);
+  const bool sure = phase_ == Phase::open && enough > kRecordRoom;
+  wait_for_bytes(sure ? enough - kRecordRoom : 1);
 }
 
 void TlsStream::when_writable(Ready ready) {
