@@ -72,3 +72,15 @@ add_library(memkv_sodium INTERFACE)
 target_include_directories(memkv_sodium SYSTEM INTERFACE ${SODIUM_INCLUDE_DIRS})
 target_link_libraries(memkv_sodium INTERFACE ${MEMKV_SODIUM_ARCHIVE})
 target_link_options(memkv_sodium INTERFACE -Wl,--exclude-libs,libsodium.a)
+
+# OpenSSL, for TLS: its archives, hidden likewise (docs/adr/0024-tls.md). What holds it is never taken
+# out of a process: threads that used it run some of its code when they end.
+pkg_check_modules(OPENSSL REQUIRED openssl>=3.0)
+find_library(MEMKV_SSL_ARCHIVE libssl.a REQUIRED HINTS ${OPENSSL_LIBDIR} ${OPENSSL_LIBRARY_DIRS})
+find_library(MEMKV_CRYPTO_ARCHIVE libcrypto.a REQUIRED HINTS ${OPENSSL_LIBDIR} ${OPENSSL_LIBRARY_DIRS})
+add_library(memkv_openssl INTERFACE)
+target_include_directories(memkv_openssl SYSTEM INTERFACE ${OPENSSL_INCLUDE_DIRS})
+target_link_libraries(memkv_openssl INTERFACE
+  ${MEMKV_SSL_ARCHIVE} ${MEMKV_CRYPTO_ARCHIVE} Threads::Threads ${CMAKE_DL_LIBS})
+target_link_options(memkv_openssl INTERFACE
+  -Wl,--exclude-libs,libssl.a:libcrypto.a -Wl,-z,nodelete)

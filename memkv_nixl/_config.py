@@ -48,6 +48,11 @@ def _agents(default: str | tuple[str, ...] | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"agent": True})
 
 
+def _flag(name: str) -> Any:
+    """Of a setting that memkvd knows by another name."""
+    return dataclasses.field(default=None, metadata={"flag": name})
+
+
 @dataclasses.dataclass(frozen=True)
 class NodeSettings:
     """What `memkv node serve` starts memkvd with."""
@@ -69,6 +74,11 @@ class NodeSettings:
     format: bool = False
     buffered: bool = False
     insecure: bool = False
+    # Of the connections that blocks go over: without a certificate they are not encrypted.
+    data_tls_cert: str | None = _flag("tls-cert")
+    data_tls_key: str | None = _flag("tls-key")
+    data_tls_client_ca: str | None = _flag("tls-client-ca")  # clients need one that it issued
+    data_tls_ca: str | None = _agents()  # who issued the nodes' certificates
     log_json: bool = False  # the same as log_format: json
     anonymous: str | None = None  # yes or no: whether those without a token are taken
     also_known_as: str | None = None  # more addresses that clients name it by, a:1,b:2
@@ -79,7 +89,7 @@ class NodeSettings:
     move_rate: int = dataclasses.field(  # bytes a second of blocks that move to other nodes
         default=512 << 20, metadata={"size": True, "agent": True}
     )
-    tls_cert: str | None = _agents()
+    tls_cert: str | None = _agents()  # these three for the control plane
     tls_key: str | None = _agents()
     tls_ca: str | None = _agents()
     metrics: str | None = _agents()  # where /metrics is served
@@ -119,12 +129,26 @@ class Settings:
     timeout_ms: int = 5000
     query_timeout_ms: int | None = None
     token_file: str | None = None
+    # With the nodes' CA every connection is TLS; a certificate where nodes ask for one.
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_server_name: str | None = None  # instead of the host in a node's address
     # The plugin reads the same file, and these are its own; it checks their values.
     key_dialect: str | None = None
     transport: str | None = None
     verify: str | None = None
     node: NodeSettings = dataclasses.field(default_factory=NodeSettings)
     control: ControlSettings = dataclasses.field(default_factory=ControlSettings)
+
+
+# Who this is and whom it believes; for `_native.Client` and the plugin by the same names.
+CREDENTIALS = ("token_file", "tls_ca", "tls_cert", "tls_key", "tls_server_name")
+
+
+def credentials_of(settings: Any) -> dict[str, Any]:
+    """Those of the CREDENTIALS that `settings` has, by their names."""
+    return {name: value for name in CREDENTIALS if (value := getattr(settings, name)) is not None}
 
 
 _SECTIONS: dict[str, type[Any]] = {"node": NodeSettings, "control": ControlSettings}
@@ -308,6 +332,17 @@ def _check(settings: Settings) -> None:
     for name, section in (("node", settings.node), ("control", settings.control)):
         _check_watched(name, section)
     _check_control(settings.control)
+    _check_data_tls(settings.node)
+
+
+def _check_data_tls(node: NodeSettings) -> None:
+    if node.data_tls_cert is None or node.data_tls_ca is not None:
+        return
+    if node.control or node.metrics is not None:
+        raise ConfigError(
+            "node.data_tls_ca: who keeps memkvd is its client, too: name the file of the CA that "
+            "issued the nodes' certificates"
+        )
 
 
 def _check_watched(name: str, section: NodeSettings | ControlSettings) -> None:

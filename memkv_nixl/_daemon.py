@@ -44,7 +44,7 @@ def memkvd_flags(settings: NodeSettings) -> list[str]:
         if field.metadata.get("agent"):
             continue
         value = getattr(settings, field.name)
-        name = f"--{field.name.replace('_', '-')}"
+        name = f"--{field.metadata.get('flag', field.name.replace('_', '-'))}"
         if value is True:
             flags.append(name)
         elif value is not None and value is not False:

@@ -43,7 +43,7 @@ class Request:
 class Client:
     """One pool of store nodes. Safe from any thread."""
 
-    def __init__(self, nodes: Sequence[str], *, token_file: str = '', name: str = 'memkv', timeout_ms: int = 0, follow: bool = True) -> None: ...
+    def __init__(self, nodes: Sequence[str], *, token_file: str = '', name: str = 'memkv', timeout_ms: int = 0, follow: bool = True, tls_ca: str = '', tls_cert: str = '', tls_key: str = '', tls_server_name: str = '') -> None: ...
 
     def put(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], depths: Sequence[int] = [], recompute_costs: Sequence[int] = [], group_prints: Sequence[tuple[int, int]] = [], hold: bool = False, generation: int = 0, timeout_ms: int = 0) -> Request:
         """Puts whole blocks out of any contiguous buffers."""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from memkv_nixl._buffers import Extent, extent_of
-from memkv_nixl._config import load_settings, require_nodes
+from memkv_nixl._config import credentials_of, load_settings, require_nodes
 from memkv_nixl._errors import UsageError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl._nixl import announce, load_nixl, plugin_path
@@ -50,6 +50,10 @@ class TransferAgent:
         timeout_ms: int | None = None,
         query_timeout_ms: int | None = None,
         token_file: str | None = None,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        tls_server_name: str | None = None,
         name: str | None = None,
     ) -> None:
         """Registers the plugin with NIXL and makes an agent; nodes are connected as needed.
@@ -68,6 +72,10 @@ class TransferAgent:
                 "timeout_ms": timeout_ms,
                 "query_timeout_ms": query_timeout_ms,
                 "token_file": token_file,
+                "tls_ca": tls_ca,
+                "tls_cert": tls_cert,
+                "tls_key": tls_key,
+                "tls_server_name": tls_server_name,
             }
         )
         self._nodes = require_nodes(settings)
@@ -81,8 +89,7 @@ class TransferAgent:
         }
         if settings.query_timeout_ms is not None:
             parameters["query_timeout_ms"] = str(settings.query_timeout_ms)
-        if settings.token_file is not None:
-            parameters["token_file"] = settings.token_file
+        parameters |= credentials_of(settings)
         self._name = name or f"memkv-{os.getpid()}-{next(_names)}"
         nixl = load_nixl()
         announce(nixl, plugin_path())

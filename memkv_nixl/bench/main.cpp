@@ -15,8 +15,11 @@
 //
 //   number ADDRESS NAME
 //
+//   trust ADDRESS CA_FILE
+//
 // `get` checks the last batches byte by byte; `clean` waits until everything put is on the device
-// and answers 0; `number` gives a number of STAT.
+// and answers 0; `number` gives a number of STAT. To an
+// address that `trust` named clients speak TLS.
 #include <cstring>
 #include <iostream>
 #include <map>
@@ -42,6 +45,7 @@ class Bench {
     if (what == "engine") return engine(line);
     if (what == "clean") return clean(line);
     if (what == "number") return number(line);
+    if (what == "trust") return trust(line);
     return fail(Code::invalid, "no such measure: " + what);
   }
 
@@ -128,6 +132,12 @@ class Bench {
     return static_cast<double>(*value);
   }
 
+  Result<double> trust(std::istringstream& line) {
+    std::string address;
+    if (!(line >> address >> trusted_[address])) return usage();
+    return 0.0;
+  }
+
   static std::unexpected<Status> usage() {
     return fail(Code::invalid, "the measure's numbers are not as memkv_bench's first lines say");
   }
@@ -145,6 +155,7 @@ class Bench {
       ClientOptions options;
       options.nodes = {address};
       options.name = "memkv_bench";
+      options.tls.ca = trusted_[address];
       Result<std::unique_ptr<Client>> client = Client::open(options);
       if (!client) return fail(client.error());
       slot = std::move(*client);
@@ -153,6 +164,7 @@ class Bench {
   }
 
   std::map<std::tuple<std::size_t, std::size_t, unsigned, bool>, std::unique_ptr<Blocks>> memory_;
+  std::map<std::string, std::string> trusted_;  // by address; empty: without TLS
   std::map<std::string, std::unique_ptr<Client>> clients_;
 };
 

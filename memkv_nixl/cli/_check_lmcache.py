@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from memkv_nixl._config import credentials_of
 from memkv_nixl.cli._checks import Check
 from memkv_nixl.cli._config_check import Setup, hash_seed, installed, nodes_of, region, tier_of
 from memkv_nixl.kvbm._lmcache_settings import adapter_settings
@@ -60,7 +61,7 @@ def _adapter(document: Any, setup: Setup) -> Iterator[Check]:
     )
     yield from lines
     if settings is not None:
-        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, settings.token_file)
+        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, credentials_of(settings))
 
 
 def _connector(text: str) -> Iterator[Check]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from memkv_nixl._config import credentials_of
 from memkv_nixl.cli._checks import Check, locked_memory
 from memkv_nixl.cli._config_check import Setup, hash_seed, installed, nodes_of, region, tier_of
 from memkv_nixl.kvbm._vllm_version import TESTED, UNTESTED
@@ -127,7 +128,7 @@ def _our_tier(tier: dict[str, Any], setup: Setup) -> Iterator[Check]:
     settings, lines = tier_of(given, setup.environment)
     yield from lines
     if settings is not None:
-        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, settings.token_file)
+        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, credentials_of(settings))
 
 
 def obj_tier(setup: Setup) -> Iterator[Check]:

@@ -26,13 +26,14 @@ from typing import Any
 
 import yaml
 
-from memkv_nixl._config import Settings, load_settings
+from memkv_nixl._config import Settings, credentials_of, load_settings
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import format_size
 from memkv_nixl.cli._checks import Check, meminfo
 from memkv_nixl.cli._checks_nixl import check_nixl
 from memkv_nixl.cli._doctor import check_nodes, report
 from memkv_nixl.cli._output import Output
+from memkv_nixl.cli._pool import given_credentials
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 
 Checks = Callable[["Setup"], Iterator[Check]]
@@ -89,7 +90,7 @@ def add_check(parser: argparse.ArgumentParser, engine: Any) -> None:
 
 def _all(args: argparse.Namespace, engine: Any) -> Iterator[Check]:
     checks: Checks | None = getattr(engine, "checks", None)
-    given = {name: getattr(args, name, None) for name in ("nodes", "token_file")}
+    given = {"nodes": getattr(args, "nodes", None), **given_credentials(args)}
     try:
         settings = load_settings(given, config=args.config)
     except ConfigError as error:
@@ -111,15 +112,15 @@ def _all(args: argparse.Namespace, engine: Any) -> Iterator[Check]:
     for check in check_nixl():
         yield _needed(check)
     if not asked:
-        yield from nodes_of(settings.nodes, settings.timeout_ms, settings.token_file)
+        yield from nodes_of(settings.nodes, settings.timeout_ms, credentials_of(settings))
 
 
 def nodes_of(
-    nodes: Sequence[str], timeout_ms: int, token_file: str | None = None
+    nodes: Sequence[str], timeout_ms: int, credentials: Mapping[str, Any] | None = None
 ) -> Iterator[Check]:
     """Whether nodes are named, and answer."""
     if nodes:
-        yield from check_nodes(nodes, timeout_ms, token_file)
+        yield from check_nodes(nodes, timeout_ms, credentials)
     else:
         yield Check(
             "nodes",

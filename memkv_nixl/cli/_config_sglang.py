@@ -9,12 +9,13 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from memkv_nixl._config import load_settings, require_nodes
+from memkv_nixl._config import credentials_of, load_settings, require_nodes
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
 from memkv_nixl.cli._checks import Check
 from memkv_nixl.cli._config_check import Setup, region, tier_of
 from memkv_nixl.cli._output import Output
+from memkv_nixl.cli._pool import add_credential_flags, given_credentials
 from memkv_nixl.kvbm._mooncake_events import check_endpoint
 from memkv_nixl.kvbm._settings import tier_settings
 from memkv_nixl.kvbm._sglang_plugin import VARIABLE
@@ -51,7 +52,7 @@ def add_engine(engines: Any, common: argparse.ArgumentParser) -> None:
     sglang.add_argument(
         "--page-size", type=int, default=_PAGE, help=f"tokens of a page (default {_PAGE})"
     )
-    sglang.add_argument("--token-file", metavar="FILE", help="the file with the token")
+    add_credential_flags(sglang)
     sglang.add_argument("--salt", help="keeps this use apart from every other")
     sglang.add_argument("--weights", help="names the weights; otherwise their files are read once")
     sglang.add_argument(
@@ -63,10 +64,10 @@ def add_engine(engines: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _sglang(args: argparse.Namespace, output: Output) -> int:
-    shared = load_settings({"nodes": args.nodes, "token_file": args.token_file}, config=args.config)
+    shared = load_settings({"nodes": args.nodes, **given_credentials(args)}, config=args.config)
     given = {
         "nodes": ",".join(require_nodes(shared)),
-        "token_file": shared.token_file,
+        **credentials_of(shared),
         "salt": args.salt,
         "weights": args.weights,
     }

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from memkv_nixl._config import credentials_of
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
 from memkv_nixl.cli._checks import Check, locked_memory
@@ -15,6 +16,7 @@ from memkv_nixl.cli._config_check import Setup, installed, nodes_of, region
 from memkv_nixl.cli._config_check import tier_of as checked_tier
 from memkv_nixl.cli._config_vllm import tier_of
 from memkv_nixl.cli._output import Output
+from memkv_nixl.cli._pool import add_credential_flags
 from memkv_nixl.kvbm._trtllm_meaning import STAGING_DEFAULT, VARIABLE, settings_of
 
 CHECKED_FLAG = "--extra_llm_api_options"
@@ -35,7 +37,7 @@ def add_engine(engines: Any, common: argparse.ArgumentParser) -> None:
     )
     trtllm.add_argument("--nodes", metavar="HOST:PORT,…", help="store nodes")
     trtllm.add_argument("--model", default="MODEL", help="what is served; only printed")
-    trtllm.add_argument("--token-file", metavar="FILE", help="the file with the token")
+    add_credential_flags(trtllm)
     trtllm.add_argument("--salt", help="keeps this use apart from every other")
     trtllm.add_argument("--weights", help="names the weights; needed where MODEL is no folder")
     trtllm.add_argument(
@@ -135,4 +137,4 @@ def _tier(setup: Setup) -> Iterator[Check]:
     yield region("staging", staging, "staging")
     yield locked_memory()
     if settings is not None:
-        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, settings.token_file)
+        yield from nodes_of(settings.nodes, setup.settings.timeout_ms, credentials_of(settings))

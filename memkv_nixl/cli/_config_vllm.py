@@ -7,10 +7,11 @@ import json
 import shlex
 from typing import Any
 
-from memkv_nixl._config import load_settings, require_nodes
+from memkv_nixl._config import credentials_of, load_settings, require_nodes
 from memkv_nixl._sizes import parse_size
 from memkv_nixl.cli._check_vllm import CHECKED_FLAG, checks
 from memkv_nixl.cli._output import Output
+from memkv_nixl.cli._pool import add_credential_flags, given_credentials
 from memkv_nixl.kvbm._settings import tier_settings
 
 __all__ = ["CHECKED_FLAG", "add_engine", "checks", "vllm_transfer_config"]
@@ -41,17 +42,17 @@ def add_tier_arguments(engine: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help=f"vLLM's offload region in host memory (default {_HOST_MEMORY})",
     )
-    engine.add_argument("--token-file", metavar="FILE", help="the file with the token")
+    add_credential_flags(engine)
     engine.add_argument("--salt", help="keeps this use apart from every other")
     engine.add_argument("--weights", help="names the weights; otherwise their files are read once")
 
 
 def tier_of(args: argparse.Namespace) -> dict[str, Any]:
     """The tier's settings out of these arguments, checked."""
-    shared = load_settings({"nodes": args.nodes, "token_file": args.token_file}, config=args.config)
+    shared = load_settings({"nodes": args.nodes, **given_credentials(args)}, config=args.config)
     given = {
         "nodes": ",".join(require_nodes(shared)),
-        "token_file": shared.token_file,
+        **credentials_of(shared),
         "salt": args.salt,
         "weights": args.weights,
     }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memkv_nixl._config import Settings, load_settings
+from memkv_nixl._config import Settings, credentials_of, load_settings
 from memkv_nixl.cli._checks import Check, check_machine
 from memkv_nixl.cli._checks_nixl import check_nixl
 from memkv_nixl.cli._output import Output
-from memkv_nixl.cli._pool import pool_flags
+from memkv_nixl.cli._pool import given_credentials, pool_flags
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def _doctor(args: argparse.Namespace, output: Output) -> int:
     given = {
         "nodes": args.nodes,
-        "token_file": args.token_file,
+        **given_credentials(args),
         "namespace": args.namespace,
         "timeout_ms": args.timeout_ms,
     }
@@ -66,7 +66,7 @@ def report(checks: Iterator[Check], output: Output) -> int:
 def _all(folder: Path, settings: Settings) -> Iterator[Check]:
     yield from check_nixl()
     yield from check_machine(folder, settings.node.listen)
-    yield from check_nodes(settings.nodes, settings.timeout_ms, settings.token_file)
+    yield from check_nodes(settings.nodes, settings.timeout_ms, credentials_of(settings))
 
 
 def _lines(check: Check) -> list[str]:
@@ -77,9 +77,9 @@ def _lines(check: Check) -> list[str]:
 
 
 def check_nodes(
-    nodes: Sequence[str], timeout_ms: int, token_file: str | None = None
+    nodes: Sequence[str], timeout_ms: int, credentials: Mapping[str, Any] | None = None
 ) -> Iterator[Check]:
-    """Whether each node answers."""
+    """Whether each node answers, to these credentials."""
     if not nodes:
         return
     from memkv_nixl._errors import MemKVError
@@ -87,7 +87,7 @@ def check_nodes(
     from memkv_nixl._stat import parse_stats
 
     client = Client(
-        list(nodes), token_file=token_file or "", name="memkv-doctor", timeout_ms=timeout_ms
+        list(nodes), name="memkv-doctor", timeout_ms=timeout_ms, **dict(credentials or {})
     )
     try:
         for index, address in enumerate(nodes):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from memkv_nixl._config import Settings, load_settings, require_nodes
+from memkv_nixl._config import CREDENTIALS, Settings, credentials_of, load_settings, require_nodes
 from memkv_nixl._errors import UnreachableError, UsageError
 from memkv_nixl._namespace import namespace_id
 
@@ -23,9 +23,7 @@ def pool_flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--nodes", metavar="HOST:PORT,…", help="the store nodes, spelled alike everywhere"
     )
-    flags.add_argument(
-        "--token-file", metavar="FILE", help="what `memkv token issue` wrote (default: no token)"
-    )
+    add_credential_flags(flags)
     flags.add_argument(
         "--namespace", metavar="NAME", help="one meaning of bytes (default: default)"
     )
@@ -33,6 +31,27 @@ def pool_flags() -> argparse.ArgumentParser:
         "--timeout-ms", type=int, metavar="N", help="deadline of the request (default: 5000)"
     )
     return flags
+
+
+def add_credential_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds who this is and whom it believes, the same for every command that knows nodes."""
+    for name, metavar, text in (
+        ("token-file", "FILE", "what `memkv token issue` wrote (default: no token)"),
+        ("tls-ca", "FILE", "who signs the nodes' certificates (default: no TLS)"),
+        ("tls-cert", "FILE", "a certificate, where nodes ask for one"),
+        ("tls-key", "FILE", "the key of that certificate"),
+        (
+            "tls-server-name",
+            "NAME",
+            "what nodes are certified as (default: their addresses' hosts)",
+        ),
+    ):
+        parser.add_argument(f"--{name}", metavar=metavar, help=text)
+
+
+def given_credentials(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of add_credential_flags() said."""
+    return {name: getattr(args, name, None) for name in CREDENTIALS}
 
 
 def key_flags() -> argparse.ArgumentParser:
@@ -81,7 +100,7 @@ def open_pool(args: argparse.Namespace) -> Iterator[Pool]:
 
     given: dict[str, Any] = {
         "nodes": args.nodes,
-        "token_file": args.token_file,
+        **given_credentials(args),
         "namespace": getattr(args, "namespace", None),
         "timeout_ms": args.timeout_ms,
     }
@@ -89,9 +108,9 @@ def open_pool(args: argparse.Namespace) -> Iterator[Pool]:
     nodes = list(require_nodes(settings))
     client = Client(
         nodes,
-        token_file=settings.token_file or "",
         name="memkv-cli",
         timeout_ms=settings.timeout_ms,
+        **credentials_of(settings),
     )
     try:
         yield Pool(client, settings, args)

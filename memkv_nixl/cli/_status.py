@@ -19,6 +19,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     status = commands.add_parser(
         "status",
         parents=[control_flags(common, default=None), pool_flags()],
+        conflict_handler="resolve",  # --tls-ca and the like are for whom is asked
         help="what each node says of itself; with --control and without --nodes, the whole pool",
         epilog="Exit codes: 0 all is well; 1 a node does not answer or the pool is degraded; with "
         "--control, 4 when no node takes blocks.",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from memkv_nixl._config import credentials_of
 from memkv_nixl._errors import UsageError, code_name
 from memkv_nixl._namespace import Namespace
 from memkv_nixl.kvbm._chains import Block
@@ -58,7 +59,7 @@ class Drops:
             if self._client is None:
                 self._client = Client(
                     list(self._settings.nodes),
-                    token_file=self._settings.token_file or "",
                     name="memkv-lmcache-drops",
+                    **credentials_of(self._settings),
                 )
             return self._client

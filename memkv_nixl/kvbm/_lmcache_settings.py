@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from memkv_nixl._config import CREDENTIALS
 from memkv_nixl._errors import ConfigError
 from memkv_nixl.kvbm._settings import TierSettings, tier_settings
 
 SETTINGS = (
-    *("nodes", "token_file", "weights", "salt", "generation"),
+    *("nodes", *CREDENTIALS, "weights", "salt", "generation"),
     *("lookup_timeout_ms", "fetch_deadline_ms", "store_deadline_ms", "drain_ms", "queue_percent"),
 )
 # LMCache locks what is being stored for 300 s and what is being loaded for 600 s, and then uses the

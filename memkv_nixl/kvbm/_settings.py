@@ -2,8 +2,8 @@
 
     {"nodes": "10.0.0.7:9900,10.0.0.8:9900", "fetch_deadline_ms": 2000}
 
-`nodes` and `token_file` may also stand in the file that MEMKV_CONFIG names and in the environment
-(MEMKV_NODES, MEMKV_TOKEN_FILE). A key that is not known is refused by name.
+`nodes`, `token_file` and the `tls_…` may also stand in the file that MEMKV_CONFIG names and in the
+environment (MEMKV_NODES, MEMKV_TOKEN_FILE). A key that is not known is refused by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memkv_nixl._config import TIMEOUT_MS_MAX, load_settings, require_nodes
+from memkv_nixl._config import CREDENTIALS, TIMEOUT_MS_MAX, load_settings, require_nodes
 from memkv_nixl._errors import ConfigError
 
 GROUP_BLOCKS_MAX = 64
@@ -30,6 +30,14 @@ class TierSettings:
     """Store nodes, HOST:PORT."""
     token_file: str | None = None
     """The file with the token that says who this is."""
+    tls_ca: str | None = None
+    """The file of the CA that issued the nodes' certificates; with it every connection is TLS."""
+    tls_cert: str | None = None
+    """The file of a certificate, where nodes ask for one."""
+    tls_key: str | None = None
+    """The file of its key."""
+    tls_server_name: str | None = None
+    """What the nodes are certified as, where that is not the host in their addresses."""
     weights: str = ""
     """Which weights, said by hand; empty: a digest of the files the engine loaded."""
     salt: str = ""
@@ -84,9 +92,10 @@ def tier_settings(
     for name in given:
         if name not in fields:
             raise ConfigError(_unknown(name, list(fields)))
-    said = {name: given.get(name) for name in ("nodes", "token_file")}
+    said = {name: given.get(name) for name in ("nodes", *CREDENTIALS)}
     shared = load_settings(said, environment=environment)
-    values: dict[str, Any] = {"nodes": require_nodes(shared), "token_file": shared.token_file}
+    values: dict[str, Any] = {"nodes": require_nodes(shared)}
+    values |= {name: getattr(shared, name) for name in CREDENTIALS}
     for name, value in given.items():
         if name not in values:
             values[name] = _converted(name, value, fields[name].type)

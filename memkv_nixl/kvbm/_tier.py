@@ -29,6 +29,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from memkv_nixl._buffers import Extent, extent_of
+from memkv_nixl._config import credentials_of
 from memkv_nixl._errors import MemKVError
 from memkv_nixl._namespace import Namespace
 from memkv_nixl._nixl import announce, load_nixl, plugin_path
@@ -247,9 +248,7 @@ class Tier:
             "timeout_ms": str(longest),
             "query_timeout_ms": str(settings.lookup_timeout_ms),
         }
-        if settings.token_file is not None:
-            parameters["token_file"] = settings.token_file
-        return parameters
+        return {**parameters, **credentials_of(settings)}
 
     def _keep(self, extent: Extent) -> None:
         self._port.keep_memory([extent])

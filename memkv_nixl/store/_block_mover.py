@@ -17,9 +17,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memkv_nixl._errors import CODES, UnreachableError
 from memkv_nixl._native import Client, Request, node_id_of, place, place_copy
@@ -64,13 +64,18 @@ class Moved:
 
 
 class BlockMover:
-    """Moves the blocks of the memkvd at `address`, at most `rate` bytes a second."""
+    """Moves the blocks of the memkvd at `address`, at most `rate` bytes a second.
 
-    def __init__(self, address: str, rate: int, stop: threading.Event) -> None:
+    `tls` is what a client needs to speak to the nodes by TLS; empty where they do not."""
+
+    def __init__(
+        self, address: str, rate: int, stop: threading.Event, tls: Mapping[str, Any] | None = None
+    ) -> None:
         self.moved = Moved()
         self._address = address
         self._rate = rate
         self._stop = stop
+        self._tls = dict(tls or {})
         self._token = ""  # of the tenant whose blocks are moved now
         self._clients: dict[tuple[str, str], Client] = {}  # by address and token
         self._debt_until = 0.0  # when what was moved is paid by the rate
@@ -269,6 +274,7 @@ class BlockMover:
                 name="memkv-mover",
                 timeout_ms=_TIMEOUT_MS,
                 follow=False,
+                **self._tls,
             )
         return self._clients[who]
 

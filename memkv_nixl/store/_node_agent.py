@@ -40,6 +40,7 @@ from memkv_nixl.store._map_file import write_map_file
 from memkv_nixl.store._mover_tokens import MoverTokens
 from memkv_nixl.store._node_metrics import AgentNumbers, Stats
 from memkv_nixl.store._node_source import NodeSource
+from memkv_nixl.store._own_client import data_tls, own_data_tls
 from memkv_nixl.store._own_token import OwnToken
 
 _log = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ class NodeAgent:
         )
         if self._stat is not None:
             self._stat.close()
-        self._stat = _Stat(running.address, self._token.file)
+        tls = own_data_tls(self._settings, running.address)
+        self._stat = _Stat(running.address, self._token.file, tls)
         self._drained = False
         self._starts += not running.adopted
         self._up.set()
@@ -354,7 +356,8 @@ class NodeAgent:
             return
         if self._mover is None:
             address = self._settings.advertise or self._stat.address
-            self._mover = BlockMover(address, self._settings.move_rate, self._moving)
+            tls = data_tls(self._settings)
+            self._mover = BlockMover(address, self._settings.move_rate, self._moving, tls)
         state = self._state
 
         def still() -> bool:
@@ -435,7 +438,7 @@ async def serve(settings: NodeSettings, ready: Callable[[Running, str], None]) -
 class _Stat:
     """Asks one memkvd how it is."""
 
-    def __init__(self, address: str, token_file: Path) -> None:
+    def __init__(self, address: str, token_file: Path, tls: dict[str, Any]) -> None:
         from memkv_nixl._native import Client
 
         self.address = address
@@ -444,6 +447,7 @@ class _Stat:
             token_file=str(token_file),
             name="memkv-node",
             timeout_ms=_STAT_TIMEOUT_MS,
+            **tls,
         )
 
     async def ask(self) -> dict[str, int | float | str]:

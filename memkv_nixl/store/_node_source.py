@@ -27,6 +27,7 @@ from memkv_nixl._errors import MemKVError
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._stat import parse_stats
 from memkv_nixl.store._node_metrics import AgentNumbers, Stats, node_page
+from memkv_nixl.store._own_client import own_data_tls
 from memkv_nixl.store._wear import Wear, read_wear
 
 _log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def serve_beside(settings: NodeSettings, ready: Callable[[dict[str, Any]], None]
                 os.close(told)
                 for number in (signal.SIGINT, signal.SIGHUP):
                     signal.signal(number, signal.SIG_IGN)  # for memkvd; its end is ours
-                asyncio.run(_serve_page(listening, heard, settings.device, ready))
+                asyncio.run(_serve_page(listening, heard, settings, ready))
                 status = 0
             except Exception as error:  # noqa: BLE001 - it is said, and memkvd serves on
                 _log.exception("/metrics is not served: %s", error)
@@ -102,7 +103,10 @@ def serve_beside(settings: NodeSettings, ready: Callable[[dict[str, Any]], None]
 
 
 async def _serve_page(
-    listening: socket.socket, heard: int, device: str, ready: Callable[[dict[str, Any]], None]
+    listening: socket.socket,
+    heard: int,
+    settings: NodeSettings,
+    ready: Callable[[dict[str, Any]], None],
 ) -> None:
     with os.fdopen(heard, encoding="utf-8") as lines:
         line = lines.readline()  # there is nothing else to do meanwhile
@@ -111,13 +115,18 @@ async def _serve_page(
     from memkv_nixl._native import Client
 
     said = json.loads(line)
-    client = Client([said["address"]], name="memkv-metrics", timeout_ms=_STAT_TIMEOUT_MS)
+    address = str(said["address"])
+    client = Client(
+        [address],
+        name="memkv-metrics",
+        timeout_ms=_STAT_TIMEOUT_MS,
+        **own_data_tls(settings, address),
+    )
 
     async def ask() -> Stats:
         return parse_stats(await asyncio.to_thread(client.stat, 0, _STAT_TIMEOUT_MS))
 
-    source = NodeSource(device, ask)
+    source = NodeSource(str(settings.device), ask)
     server = MetricsServer(listening, source.page, source.trouble)
-    address = await server.start()
-    ready({**said, "metrics": address})
+    ready({**said, "metrics": await server.start()})
     await asyncio.Event().wait()

@@ -76,6 +76,13 @@ inline constexpr std::size_t kTrustKeysMax = 8;            // (format) of one te
 inline constexpr std::size_t kTrustRevokedMax = 16384;     // (format) of all tenants together
 inline constexpr std::size_t kNodeNamesMax = 8;            // addresses that one node goes by
 
+// TLS
+inline constexpr std::uint64_t kTlsHandshakeBytesMax = 64 * kKiB;  // that a stranger may send
+inline constexpr std::size_t kTlsReadBytes = 64 * kKiB;            // taken from a socket at a time
+inline constexpr std::size_t kTlsOutBytesMax = 68 * kKiB;  // enciphered and not sent: 4 records
+inline constexpr std::size_t kTlsFileBytesMax = kMiB;
+inline constexpr std::uint64_t kTlsRecordsPerKey = 1u << 23;  // RFC 8446, 5.5: below 2^24.5
+
 // the engine
 inline constexpr unsigned kIncarnationBits = 40;  // (format) an incarnation is a boot and a count
 inline constexpr std::uint64_t kBootsMax = (1u << 24) - 1;   // (format) what is left of its 64 bits

@@ -49,6 +49,10 @@ class Stream {
   // caller makes sure that no hand is inside a step. Thread: the mind.
   virtual void close() = 0;
 
+  // A sentence on why a step answered `unreachable`, where the stream knows more than that it did;
+  // else empty. Thread: the mind.
+  [[nodiscard]] virtual std::string why() const { return {}; }
+
   // "10.0.0.7:9900", for logs.
   [[nodiscard]] virtual std::string peer() const = 0;
 };

@@ -166,13 +166,18 @@ class Names {
 class PyClient {
  public:
   PyClient(std::vector<std::string> nodes, std::string token_file, std::string name,
-           std::uint64_t timeout_ms, bool follow) {
+           std::uint64_t timeout_ms, bool follow, std::string tls_ca, std::string tls_cert,
+           std::string tls_key, std::string tls_server_name) {
     ClientOptions options;
     options.follow = follow;
     options.nodes = std::move(nodes);
     options.token_file = std::move(token_file);
     options.name = std::move(name);
     options.timeout_ms = timeout_ms;
+    options.tls.ca = std::move(tls_ca);
+    options.tls.cert = std::move(tls_cert);
+    options.tls.key = std::move(tls_key);
+    options.tls.server_name = std::move(tls_server_name);
     Result<std::unique_ptr<Client>> client = fail(Code::internal);
     {
       const nb::gil_scoped_release unlocked;
@@ -453,6 +458,28 @@ std::vector<std::vector<std::size_t>> places_of(
   return all;
 }
 
+void bind_functions(nb::module_& module) {
+  module.def(
+      "crc32c",
+      [](const nb::object& data, std::uint32_t seed) {
+        const Buffer buffer(data, false);
+        const nb::gil_scoped_release unlocked;
+        return crc32c(buffer.bytes(), seed);
+      },
+      nb::arg("data"), nb::arg("seed") = 0, "CRC32C of a contiguous buffer.");
+  module.def("group_fingerprint", &group_of, nb::arg("namespace"), nb::arg("group"),
+             "(high, low) of a group's place.");
+  module.def("node_id_of", &node_id_of, nb::arg("address"),
+             "The id that placement knows a node by.");
+  module.def("place", &place_of, nb::arg("group"), nb::arg("nodes"),
+             "The index of the (id, weight) that a group belongs to, or None.");
+  module.def("place_copy", &copy_place_of, nb::arg("group"), nb::arg("nodes"),
+             "The index of the (id, weight, domain) for a group's second copy, or None.");
+  module.def("place_ranked", &places_of, nb::arg("namespace"), nb::arg("groups"), nb::arg("nodes"),
+             nb::arg("count"),
+             "For each group the indices of its best (id, weight), the best first.");
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -475,9 +502,11 @@ NB_MODULE(_native, module) {
            "Of a match: (code, where, length) per block; where is 0 absent, 1 flash, 2 dram.");
 
   nb::class_<PyClient>(module, "Client", "One pool of store nodes. Safe from any thread.")
-      .def(nb::init<std::vector<std::string>, std::string, std::string, std::uint64_t, bool>(),
+      .def(nb::init<std::vector<std::string>, std::string, std::string, std::uint64_t, bool,
+                    std::string, std::string, std::string, std::string>(),
            nb::arg("nodes"), nb::kw_only(), nb::arg("token_file") = "", nb::arg("name") = "memkv",
-           nb::arg("timeout_ms") = 0, nb::arg("follow") = true)
+           nb::arg("timeout_ms") = 0, nb::arg("follow") = true, nb::arg("tls_ca") = "",
+           nb::arg("tls_cert") = "", nb::arg("tls_key") = "", nb::arg("tls_server_name") = "")
       .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
            nb::arg("recompute_costs") = Numbers(), nb::arg("group_prints") = Prints(),
@@ -514,25 +543,7 @@ NB_MODULE(_native, module) {
       .def("close", &PyClient::close,
            "Lets go; requests under way keep the connections until they end.");
 
-  module.def(
-      "crc32c",
-      [](const nb::object& data, std::uint32_t seed) {
-        const Buffer buffer(data, false);
-        const nb::gil_scoped_release unlocked;
-        return crc32c(buffer.bytes(), seed);
-      },
-      nb::arg("data"), nb::arg("seed") = 0, "CRC32C of a contiguous buffer.");
-  module.def("group_fingerprint", &group_of, nb::arg("namespace"), nb::arg("group"),
-             "(high, low) of a group's place.");
-  module.def("node_id_of", &node_id_of, nb::arg("address"),
-             "The id that placement knows a node by.");
-  module.def("place", &place_of, nb::arg("group"), nb::arg("nodes"),
-             "The index of the (id, weight) that a group belongs to, or None.");
-  module.def("place_copy", &copy_place_of, nb::arg("group"), nb::arg("nodes"),
-             "The index of the (id, weight, domain) for a group's second copy, or None.");
-  module.def("place_ranked", &places_of, nb::arg("namespace"), nb::arg("groups"), nb::arg("nodes"),
-             nb::arg("count"),
-             "For each group the indices of its best (id, weight), the best first.");
+  bind_functions(module);
 }
 
 }  // namespace memkv::python

@@ -134,6 +134,17 @@ Result<void> check_address(const std::string& address) {
   return {};
 }
 
+Result<void> check_tls(const TlsSettings& tls) {
+  if (tls.cert.empty() != tls.key.empty()) {
+    return fail(Code::invalid, "tls_cert and tls_key go together: name both files, or none");
+  }
+  if (tls.ca.empty() && !(tls.cert.empty() && tls.server_name.empty())) {
+    return fail(Code::invalid,
+                "tls_cert and tls_server_name are for TLS: name the nodes' CA with tls_ca, too");
+  }
+  return {};
+}
+
 Result<void> check_options(const ClientOptions& options) {
   if (options.nodes.empty()) {
     return fail(Code::invalid, "a client needs at least one node: name it as HOST:PORT");
@@ -149,6 +160,7 @@ Result<void> check_options(const ClientOptions& options) {
     return fail(Code::invalid, "a client's name has at most " + std::to_string(kNameBytesMax) +
                                    " printable characters");
   }
+  if (auto tls = check_tls(options.tls); !tls) return tls;
   std::set<std::string_view> seen;
   for (const std::string& address : options.nodes) {
     if (const auto checked = check_address(address); !checked) return checked;
@@ -166,13 +178,23 @@ struct OwnWorld {
   std::thread mind;
 };
 
+// Over the world's own, when it is asked for.
+std::unique_ptr<Network> secured(const ClientOptions& options, const ClientWorld& world) {
+  if (options.tls.ca.empty()) return nullptr;
+  return tls_network(world.network, world.executor, options.tls);
+}
+
 class ClientFace final : public Client {
  public:
   ClientFace(const ClientOptions& options, const ClientWorld& world,
              std::unique_ptr<OwnWorld> own_world)
       : options_(options),
         executor_(world.executor),
-        core_(std::make_shared<ClientCore>(options, world)),
+        tls_(secured(options, world)),
+        core_(std::make_shared<ClientCore>(options,
+                                           ClientWorld{.executor = world.executor,
+                                                       .network = tls_ ? *tls_ : world.network,
+                                                       .random = world.random})),
         gate_(std::make_shared<Gate>(world.executor)),
         own_world_(std::move(own_world)) {
     post([](ClientCore& core) { core.start(); });
@@ -184,6 +206,7 @@ class ClientFace final : public Client {
       // The thread is not there to be joined, the locks are as they were, and the epoll descriptor
       // is the parent's as well: leave all of it alone.
       (void)own_world_.release();
+      (void)tls_.release();
       (void)new std::shared_ptr<ClientCore>(std::move(core_));
       return;
     }
@@ -251,6 +274,7 @@ class ClientFace final : public Client {
 
   const ClientOptions options_;
   Executor& executor_;
+  std::unique_ptr<Network> tls_;  // empty: without
   std::shared_ptr<ClientCore> core_;
   std::shared_ptr<Gate> gate_;
   std::unique_ptr<OwnWorld> own_world_;

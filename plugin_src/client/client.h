@@ -28,6 +28,7 @@
 #include "base/random.h"
 #include "base/result.h"
 #include "base/stream.h"
+#include "transport/tls.h"
 #include "wire/wire.h"
 
 namespace memkv {
@@ -42,6 +43,9 @@ struct ClientOptions {
   // nodes count as unreachable until there is a good one.
   std::string token_file;
   std::vector<std::byte> token;  // without a proof, for nodes of simulations; beside no file
+  // With a `ca` every connection is TLS (transport/tls.h); without one none is. Files that are
+  // missing or wrong count as a token_file's do.
+  TlsSettings tls;
   std::string name = "memkv";    // for the nodes' logs
   std::uint64_t timeout_ms = 0;  // 0: kTimeoutMsDefault; of a request unless it brings its own
   bool follow = true;            // false: `nodes` are all there is, whatever map a node publishes
@@ -140,7 +144,7 @@ class Client {
  public:
   // Over a given world (its executor's mind runs everything). Connects in the background.
   // Statuses: invalid (no nodes, too many, one twice, an address that is none, a name that is not
-  // printable or too long, a token that is too long).
+  // printable or too long, a token that is too long, a TLS setting without the one it needs).
   [[nodiscard]] static Result<std::unique_ptr<Client>> open(const ClientOptions& options,
                                                             const ClientWorld& world);
   // With an event loop and a thread of its own, over TCP.

@@ -25,12 +25,16 @@ struct Parameter {
   std::string value;  // unless it is given
 };
 
-const std::array<Parameter, 8>& known_parameters() {
-  static const auto* const kKnown = new std::array<Parameter, 8>{{
+const std::array<Parameter, 12>& known_parameters() {
+  static const auto* const kKnown = new std::array<Parameter, 12>{{
       {"nodes", ""},
       {"namespace", std::string(kNamespaceDefault)},
       {"key_dialect", "raw"},
       {"token_file", ""},
+      {"tls_ca", ""},
+      {"tls_cert", ""},
+      {"tls_key", ""},
+      {"tls_server_name", ""},
       {"transport", "tcp"},
       {"timeout_ms", std::to_string(kTimeoutMsDefault)},
       {"query_timeout_ms", std::to_string(kQueryTimeoutMsDefault)},
@@ -269,6 +273,10 @@ Result<Settings> load_settings(const Parameters& given, const Environment& envir
   if (!space) return fail(Code::invalid, at("namespace").where + ": " + space.error().text);
   settings.space = *space;
   settings.token_file = at("token_file").value;
+  settings.tls.ca = at("tls_ca").value;
+  settings.tls.cert = at("tls_cert").value;
+  settings.tls.key = at("tls_key").value;
+  settings.tls.server_name = at("tls_server_name").value;
   const auto timeout_ms = milliseconds(at("timeout_ms"));
   if (!timeout_ms) return fail(timeout_ms.error());
   settings.timeout_ms = *timeout_ms;

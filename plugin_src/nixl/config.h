@@ -23,6 +23,7 @@
 #include "base/identity.h"
 #include "base/result.h"
 #include "nixl/object_name.h"
+#include "transport/tls.h"
 
 namespace memkv::nixl {
 
@@ -35,6 +36,7 @@ struct Settings {
   Namespace space;
   Dialect dialect = Dialect::raw;
   std::string token_file;  // read by the client, again and again; empty: none
+  TlsSettings tls;         // without a `ca`: nothing is encrypted
   std::uint64_t timeout_ms = 0;
   std::uint64_t query_timeout_ms = 0;
 };

@@ -229,6 +229,7 @@ std::unique_ptr<abi::Engine> make_engine(const abi::Init& init, const Environmen
   if (!settings) return refuse(settings.error());
   auto client = Client::open({.nodes = settings->nodes,
                               .token_file = settings->token_file,
+                              .tls = settings->tls,
                               .name = client_name(init.agent),
                               .timeout_ms = settings->timeout_ms});
   if (!client) return refuse(client.error());

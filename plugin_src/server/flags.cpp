@@ -166,6 +166,13 @@ constexpr std::array kFlags = std::to_array<Flag>({
      [](Flags& f, std::string_view v) { return set_switch(f.format, v); }},
     {"buffered", "", "go through the page cache, where the file system has no O_DIRECT",
      [](Flags& f, std::string_view v) { return set_switch(f.buffered, v); }},
+    {"tls-cert", "FILE",
+     "speak TLS, with this certificate (and its chain; PEM, read again when replaced)",
+     [](Flags& f, std::string_view v) { return set_text(f.tls.cert, v); }},
+    {"tls-key", "FILE", "the key of that certificate",
+     [](Flags& f, std::string_view v) { return set_text(f.tls.key, v); }},
+    {"tls-client-ca", "FILE", "take only clients with a certificate that comes from this CA",
+     [](Flags& f, std::string_view v) { return set_text(f.tls.ca, v); }},
     {"insecure", "", "listen beyond loopback although nothing is encrypted",
      [](Flags& f, std::string_view v) { return set_switch(f.insecure, v); }},
     {"anonymous", "yes|no",
@@ -352,6 +359,19 @@ struct Given {
   return {};
 }
 
+[[nodiscard]] Result<void> check_tls(const Flags& flags) {
+  if (flags.tls.cert.empty() != flags.tls.key.empty()) {
+    return fail(Code::invalid,
+                "--tls-cert and --tls-key go together: name the certificate's file and its key's");
+  }
+  if (!flags.tls.ca.empty() && flags.tls.cert.empty()) {
+    return fail(Code::invalid,
+                "--tls-client-ca asks clients for certificates, which takes TLS: say --tls-cert "
+                "and --tls-key, too");
+  }
+  return {};
+}
+
 [[nodiscard]] Result<void> check(const Flags& flags) {
   if (flags.device.empty()) {
     return fail(
@@ -360,15 +380,16 @@ struct Given {
         "--device /var/lib/memkv/data --capacity 10GiB");
   }
   if (auto sizes = check_sizes(flags); !sizes) return sizes;
+  if (auto tls = check_tls(flags); !tls) return tls;
   const std::string_view host = split_address(flags.listen).value_or(Address{}).host;
-  if (!is_loopback(host) && !flags.insecure) {
+  if (!is_loopback(host) && !flags.insecure && flags.tls.cert.empty()) {
     return fail(
         Code::invalid,
         "--listen " + flags.listen +
             " is beyond loopback, where everybody who sees the network's packets could read every "
-            "block, and without tenants everybody who reaches it could write, too: this version "
-            "has no encryption. Listen on 127.0.0.1, or say --insecure if the network is yours "
-            "alone");
+            "block, and without tenants everybody who reaches it could write, too. Name a "
+            "certificate with --tls-cert and --tls-key, listen on 127.0.0.1, or say --insecure if "
+            "the network is yours alone");
   }
   if ((host == "0.0.0.0" || host == "::" || host == "*") && flags.advertise.empty()) {
     return fail(Code::invalid,
@@ -454,7 +475,8 @@ std::string help_text() {
       "\n"
       "examples:\n"
       "  memkvd --device /var/lib/memkv/data --capacity 10GiB --dram 1GiB\n"
-      "  memkvd --device /dev/nvme0n1 --dram 16GiB --listen 10.0.0.7:9900 --insecure\n"
+      "  memkvd --device /dev/nvme0n1 --dram 16GiB --listen 10.0.0.7:9900 --tls-cert "
+      "node.crt --tls-key node.key\n"
       "  memkvd --flags-file /etc/memkv/node.flags --log-format json\n"
       "\n"
       "Ends with 0 after SIGTERM or SIGINT (a second one ends it at once), 2 for a wrong flag, 1 "

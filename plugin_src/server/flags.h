@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "server/trust.h"
+#include "transport/tls.h"
 
 namespace memkv {
 
@@ -28,6 +29,7 @@ struct Flags {
   bool format = false;
   bool buffered = false;
   bool insecure = false;
+  TlsSettings tls;                     // without a certificate: nothing is encrypted
   std::optional<Anonymous> anonymous;  // empty only until it is parsed: then it follows from listen
   std::vector<std::string> also_known_as;
   std::uint64_t segment_bytes = 0;  // 0: chosen by the store

@@ -26,6 +26,7 @@
 #include "server/flags.h"
 #include "server/map_file.h"
 #include "server/server.h"
+#include "transport/tls.h"
 #include "transport/transport.h"
 
 namespace memkv {
@@ -94,6 +95,7 @@ class Daemon {
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Network> network_;
+  std::unique_ptr<Network> tls_;  // over it, where there is a certificate
   std::unique_ptr<Store> store_;
   std::unique_ptr<Server> server_;
 };
@@ -132,6 +134,7 @@ Result<void> Daemon::prepare() {
   if (!arena) return fail(arena.error());
   arena_ = std::move(*arena);
   network_ = tcp_network(*loop_);
+  if (!flags_.tls.cert.empty()) tls_ = tls_network(*network_, *loop_, flags_.tls);
   log(LogLevel::info, "memkvd " MEMKV_VERSION " opens '" + device_->name() + "' (" +
                           size_text(device_->capacity_bytes()) + ") with " +
                           size_text(arena_->memory().size()) + " of DRAM in " + arena_->kind() +
@@ -167,7 +170,8 @@ Result<void> Daemon::serve() {
   options.weight = flags_.weight;
   options.also_known_as = flags_.also_known_as;
   options.anonymous = flags_.anonymous.value_or(Anonymous::no);
-  auto server = Server::start(std::move(options), *store_, *network_, *loop_, system_random());
+  auto server =
+      Server::start(std::move(options), *store_, tls_ ? *tls_ : *network_, *loop_, system_random());
   if (!server) return fail(server.error());
   server_ = std::move(*server);
   if (flags_.log_json)
@@ -176,16 +180,16 @@ Result<void> Daemon::serve() {
   const StoreStats stats = store_->stats();
   log(LogLevel::info,
       "serves on " + server_->address() +
-          (flags_.advertise.empty() ? "" : " as " + flags_.advertise) + ": " +
-          size_text(stats.capacity_bytes) + " in " + std::to_string(stats.segments) +
-          " segments of " + size_text(stats.segment_bytes) + ", " +
+          (flags_.advertise.empty() ? "" : " as " + flags_.advertise) +
+          (tls_ ? " with TLS: " : ": ") + size_text(stats.capacity_bytes) + " in " +
+          std::to_string(stats.segments) + " segments of " + size_text(stats.segment_bytes) + ", " +
           std::to_string(stats.recovered_blocks) + " blocks recovered in " +
           std::to_string(stats.recovery_ms) + " ms",
       {{"listen", server_->address()},
        {"capacity_bytes", std::to_string(stats.capacity_bytes)},
        {"blocks", std::to_string(stats.recovered_blocks)},
        {"recovery_ms", std::to_string(stats.recovery_ms)}});
-  if (flags_.insecure) {
+  if (flags_.insecure && !tls_) {
     log(LogLevel::warning,
         "--insecure: nothing is encrypted: everybody who sees the packets of " +
             server_->address() + " may read every block, and whoever has no token " +

@@ -53,6 +53,7 @@ class StreamLink final : public Link {
   // closed: the stream is.
   enum class Phase : std::uint8_t { open, farewell, closing, closed };
 
+  [[nodiscard]] Status broken(const char* how) const;
   void wait_readable();
   void read_more();
   void read_done();
@@ -107,6 +108,12 @@ std::uint64_t StreamLink::last_in_ns() const {
   return last_in_ns_;
 }
 
+// The stream knows best.
+Status StreamLink::broken(const char* how) const {
+  const std::string why = stream_->why();
+  return {Code::unreachable, peer() + ": " + (why.empty() ? how : why)};
+}
+
 void StreamLink::wait_readable() {
   unread_seen_ = 0;
   stream_->when_readable([this] { read_more(); }, inbound_.bytes_sure());
@@ -128,8 +135,8 @@ void StreamLink::read_done() {
   const IoStep step = read_.step();
   if (step.code == Code::busy) return wait_readable();
   if (step.code != Code::ok) {
-    return close(Status(Code::unreachable, peer() + ": the connection ended" +
-                                               (inbound_.inside_frame() ? " inside a frame" : "")),
+    return close(broken(inbound_.inside_frame() ? "the connection ended inside a frame"
+                                                : "the connection ended"),
                  false);
   }
   bytes_in_ += step.bytes;
@@ -205,7 +212,7 @@ void StreamLink::write_done() {
   }
   if (phase_ != Phase::open) return end_when_quiet();
   if (step.code != Code::ok && step.code != Code::busy) {
-    return close(Status(Code::unreachable, peer() + ": the connection broke"), false);
+    return close(broken("the connection broke"), false);
   }
   if (write_.filled()) return write_more();
   waiting_writable_ = true;

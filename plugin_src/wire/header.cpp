@@ -10,6 +10,7 @@ using inside::refuse;
 using inside::Verdict;
 
 constexpr std::size_t kHeaderCrcAt = 28;
+constexpr std::array kTlsHandshake = {std::byte{0x16}, std::byte{0x03}};  // a record's first bytes
 
 // Frames of the connection carry no request's number, frames of a request do; REFUSE is either,
 // REPORT is asked by no number.
@@ -71,6 +72,11 @@ void encode_header(const Header& header, std::span<std::byte, kHeaderBytes> out)
 
 Result<Header> decode_header(std::span<const std::byte, kHeaderBytes> in) {
   ByteReader reader(in);
+  if (in[0] == kTlsHandshake[0] && in[1] == kTlsHandshake[1]) {
+    return refuse("frame", {Code::protocol,
+                            "a TLS handshake came, and this side speaks without: give the node "
+                            "--tls-cert and --tls-key, or its clients no tls_ca"});
+  }
   if (reader.u32() != kMagic) {
     return refuse("frame",
                   {Code::protocol, "does not begin with MKV1: the peer speaks something else"});

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from types import TracebackType
 
@@ -28,15 +29,19 @@ class RefusedError(Exception):
 
 
 class Peer:
-    """One connection; it says HELLO and hears the nonce."""
+    """One connection, by Python's TLS where there is a `tls`; it says HELLO and hears the nonce."""
 
-    def __init__(self, address: str, session: int = SESSION) -> None:
+    def __init__(
+        self, address: str, session: int = SESSION, tls: ssl.SSLContext | None = None
+    ) -> None:
         host, _, port = address.rpartition(":")
         self.address = address
         self._requests = 0
         self._unread = b""
         self._socket = socket.create_connection((host, int(port)), timeout=DEADLINE_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self.say(HELLO, 0, struct.pack("<HHIQH", 1, 1, 1, session, 4) + b"test")
         self.nonce = self.hear(CHALLENGE)[8:40]
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2, placement_pb2_grpc
 from memkv_nixl.store._block_mover import HOT_READS
 from tests.control.processes import Machine, Served, control
 from tests.control.test_clients import FAST, KEYS, SPACE, get, home, put, until, value_of
+from tests.integration.authority import Authority
 from tests.integration.nodes import DEADLINE_S
 
 HOT = KEYS[:20]
@@ -35,15 +37,17 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
 
 
 @contextlib.contextmanager
-def pool(machines: list[Machine], folder: Path) -> Iterator[tuple[Served, Client, list[Served]]]:
+def pool(
+    machines: list[Machine], folder: Path, *flags: str, **credentials: Any
+) -> Iterator[tuple[Served, Client, list[Served]]]:
     """A control plane, a client that knows all nodes, and the agents of the machines."""
     with contextlib.ExitStack() as stack:
         plane = stack.enter_context(control(folder / "state", *FAST))
         agents = [
-            stack.enter_context(machine.agent(plane.address, "--weight", "100"))
+            stack.enter_context(machine.agent(plane.address, "--weight", "100", *flags))
             for machine in machines
         ]
-        client = Client([machines[0].address])
+        client = Client([machines[0].address], **credentials)
         until(client, lambda now: len(client.health()) == len(machines))
         yield plane, client, agents
         client.close()
@@ -143,6 +147,27 @@ def test_a_drained_node_hands_all_over_and_can_go(machines: list[Machine], tmp_p
         assert stats["moved_blocks"] == len(held)
         assert stats["moved_bytes"] == sum(len(value_of(key)) for key in held)
         assert stats["moves_failed"] == 0
+        agents[2].kill()
+        leaving.kill_memkvd()
+        assert get(client, KEYS) == ["ok"] * len(KEYS)
+
+
+def test_blocks_move_over_tls_where_nodes_ask_each_other_for_certificates(
+    machines: list[Machine], tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = map(str, authority.issue("any", "127.0.0.1"))
+    ca = str(authority.file)
+    flags = ("--data-tls-cert", certificate, "--data-tls-key", key)
+    flags += ("--data-tls-ca", ca, "--data-tls-client-ca", ca)
+    shown = {"tls_ca": ca, "tls_cert": certificate, "tls_key": key}
+    with pool(machines, tmp_path, *flags, **shown) as (plane, client, agents):
+        assert put(client, KEYS) == ["ok"] * len(KEYS)
+        leaving = machines[2]
+        held = [key for key in KEYS if home(key, machines) == leaving.address]
+        assert held
+        done = memkv(plane, "nodes", "drain", leaving.address, "--wait", "--json")
+        assert json.loads(done)["moved_blocks"] == len(held)
         agents[2].kill()
         leaving.kill_memkvd()
         assert get(client, KEYS) == ["ok"] * len(KEYS)

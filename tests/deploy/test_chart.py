@@ -124,6 +124,7 @@ def test_every_object_of_the_schema_is_closed() -> None:
         ("control.relicas", 1, "relicas"),
         ("tls.insecure", False, "/tls/"),  # and no certificates
         ("tls.nodeSecret", "memkv-node-tls", "/tls/nodeSecret"),  # and insecure
+        ("tls.data", True, "/tls/data"),  # and no certificate to show
         ("node.dram", "16Gi", "/node/dram"),  # a size of ours, no quantity of Kubernetes
         ("node.volume.size", "1TiB", "/node/volume/size"),  # the other way round
         ("node.volume.capacity", "", "/node/volume/capacity"),  # of a file
@@ -312,6 +313,25 @@ def test_tls_is_all_or_nothing(values: Object, release: Release) -> None:
         assert files == ([] if tls["insecure"] else wanted)
         assert ("/etc/memkv/tls" in mounts) is (not tls["insecure"])
     assert ("--insecure" in words) is tls["insecure"]
+
+
+def test_nodes_show_engines_their_certificate_where_that_is_asked() -> None:
+    values = copy.deepcopy(VALUES["production"])
+    values["tls"]["data"] = True
+    container = render(values).main("memkv")
+    words = arguments(container, "node", "serve")
+    node = settings_of(words).node
+    assert node.data_tls_cert == "/etc/memkv/tls/tls.crt"
+    assert node.data_tls_key == "/etc/memkv/tls/tls.key"
+    assert node.data_tls_ca == "/etc/memkv/tls/ca.crt"
+    assert not node.insecure
+    said = {one["name"]: one.get("value") for one in container["env"]}
+    assert said["MEMKV_TLS_CA"] == "/etc/memkv/tls/ca.crt"
+    # memkvd is asked at 127.0.0.1, and shows the name that others know it by.
+    shell, flag, line = container["livenessProbe"]["exec"]["command"]
+    assert (shell, flag) == ("sh", "-c")
+    assert line.endswith("--tls-server-name=$POD_NAME.memkv.pool.svc")
+    assert _parser().parse_args(line.split()[2:]).nodes == "127.0.0.1:9900"
 
 
 def test_the_memory_holds_the_blocks(values: Object, release: Release) -> None:

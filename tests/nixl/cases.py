@@ -169,6 +169,7 @@ def listed(parameters: dict[str, str]) -> None:
     defaults = agent.get_plugin_params("MEMKV")
     assert set(defaults) == {
         *("nodes", "namespace", "key_dialect", "token_file", "transport"),
+        *("tls_ca", "tls_cert", "tls_key", "tls_server_name"),
         *("timeout_ms", "query_timeout_ms", "verify"),
     }
     # As many do: all parameters, some of them changed.

@@ -10,14 +10,18 @@
 
 #include "base/event_loop.h"
 #include "support/fake_node.h"
+#include "transport/tls.h"
 #include "transport/transport.h"
 
 namespace memkv::testing {
 
 class NodeThread {
  public:
-  NodeThread() : loop_(std::move(*EventLoop::create(0))), network_(tcp_network(*loop_)) {
-    fake_ = std::make_unique<FakeNode>(*network_, *loop_, "127.0.0.1:0");
+  // With a certificate it speaks TLS.
+  explicit NodeThread(const TlsSettings& tls = {})
+      : loop_(std::move(*EventLoop::create(0))), network_(tcp_network(*loop_)) {
+    if (!tls.cert.empty()) tls_ = tls_network(*network_, *loop_, tls);
+    fake_ = std::make_unique<FakeNode>(tls_ ? *tls_ : *network_, *loop_, "127.0.0.1:0");
     thread_ = std::thread([this] { loop_->run(); });
   }
   ~NodeThread() { stop(); }
@@ -30,6 +34,7 @@ class NodeThread {
     loop_->stop();
     thread_.join();
     fake_.reset();
+    tls_.reset();
     network_.reset();
     loop_.reset();
   }
@@ -54,6 +59,7 @@ class NodeThread {
  private:
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Network> network_;
+  std::unique_ptr<Network> tls_;
   std::unique_ptr<FakeNode> fake_;
   std::thread thread_;
 };

@@ -179,12 +179,22 @@ TEST(Flags, WrongValuesAreNamedWithWhatToWrite) {
   EXPECT_TRUE(refused(parse_more({"--format=yes"}), {"--format", "'yes'", "true"}));
 }
 
+TEST(Flags, ACertificateTakesItsKeyAndAClientsCaACertificate) {
+  const auto flags = parse_more({"--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "ca"});
+  ASSERT_TRUE(flags);
+  EXPECT_EQ(flags->tls.cert + flags->tls.key + flags->tls.ca, "ckca");
+  EXPECT_TRUE(refused(parse_more({"--tls-cert", "c"}), {"--tls-cert", "--tls-key"}));
+  EXPECT_TRUE(refused(parse_more({"--tls-key", "k"}), {"--tls-cert", "--tls-key"}));
+  EXPECT_TRUE(refused(parse_more({"--tls-client-ca", "ca"}), {"--tls-client-ca", "--tls-cert"}));
+}
+
 TEST(Flags, BeyondLoopbackOnlyWhenToldSo) {
   for (const char* address : {"127.0.0.1:1", "127.1.2.3:1", "localhost:1", "[::1]:1"}) {
     EXPECT_TRUE(parse_more({"--listen", address})) << address;
   }
   EXPECT_TRUE(refused(parse_more({"--listen", "10.0.0.7:9900"}),
-                      {"10.0.0.7:9900", "beyond loopback", "--insecure"}));
+                      {"10.0.0.7:9900", "beyond loopback", "--tls-cert", "--insecure"}));
+  EXPECT_TRUE(parse_more({"--listen", "10.0.0.7:9900", "--tls-cert", "c", "--tls-key", "k"}));
   EXPECT_TRUE(parse_more({"--listen", "10.0.0.7:9900", "--insecure"}));
   EXPECT_EQ(parse_more({"--listen", "127.0.0.1:9900"})->anonymous, Anonymous::yes);
   EXPECT_EQ(parse_more({"--listen", "10.0.0.7:9900", "--insecure"})->anonymous,

@@ -60,6 +60,7 @@ TEST_F(NixlConfigTest, NodesAloneAreEnough) {
   EXPECT_EQ(settings->space, *space_of("default", Dialect::raw));
   EXPECT_EQ(settings->dialect, Dialect::raw);
   EXPECT_EQ(settings->token_file, "");
+  EXPECT_EQ(settings->tls.ca, "");
   EXPECT_EQ(settings->timeout_ms, kTimeoutMsDefault);
   EXPECT_EQ(settings->query_timeout_ms, kQueryTimeoutMsDefault);
 }
@@ -69,6 +70,10 @@ TEST_F(NixlConfigTest, EveryParameterIsTaken) {
                               {"namespace", "llama"},
                               {"key_dialect", "cmx"},
                               {"token_file", "/run/token"},
+                              {"tls_ca", "/run/ca"},
+                              {"tls_cert", "/run/cert"},
+                              {"tls_key", "/run/key"},
+                              {"tls_server_name", "store"},
                               {"transport", "tcp"},
                               {"timeout_ms", "1234"},
                               {"query_timeout_ms", "56"},
@@ -77,6 +82,10 @@ TEST_F(NixlConfigTest, EveryParameterIsTaken) {
   EXPECT_EQ(settings->space, *space_of("llama", Dialect::cmx));
   EXPECT_EQ(settings->dialect, Dialect::cmx);
   EXPECT_EQ(settings->token_file, "/run/token");
+  EXPECT_EQ(settings->tls.ca, "/run/ca");
+  EXPECT_EQ(settings->tls.cert, "/run/cert");
+  EXPECT_EQ(settings->tls.key, "/run/key");
+  EXPECT_EQ(settings->tls.server_name, "store");
   EXPECT_EQ(settings->timeout_ms, 1234u);
   EXPECT_EQ(settings->query_timeout_ms, 56u);
 }
@@ -200,7 +209,7 @@ TEST_F(NixlConfigTest, AStoresParametersAreOfTheNameObjOnly) {
 TEST_F(NixlConfigTest, TheDefaultsAreWhatNothingGives) {
   variables_["MEMKV_NODES"] = "e:1";
   const Parameters defaults = default_parameters(environment());
-  EXPECT_EQ(defaults.size(), 8u);
+  EXPECT_EQ(defaults.size(), 12u);
   EXPECT_EQ(defaults.at("nodes"), "e:1");
   EXPECT_EQ(defaults.at("key_dialect"), "raw");
   const auto settings = load(defaults);  // handing them back changes nothing
@@ -219,7 +228,8 @@ TEST_F(NixlConfigTest, UnknownParametersAreRefusedByName) {
             "'query_timeout_ms'?");
   EXPECT_EQ(refusal_of("colour", "red"),
             "parameter colour: there is no such parameter; known are nodes, namespace, "
-            "key_dialect, token_file, transport, timeout_ms, query_timeout_ms, verify");
+            "key_dialect, token_file, tls_ca, tls_cert, tls_key, tls_server_name, transport, "
+            "timeout_ms, query_timeout_ms, verify");
   EXPECT_NE(refusal_of("", "red").find("known are"), std::string::npos);
   // Of several the same is named in every run.
   EXPECT_EQ(refusal({{"zzzzzz", "1"}, {"nodess", "1"}, {"yyyyyy", "1"}}),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memkv_nixl._config import load_settings
+from memkv_nixl._daemon import memkvd_flags
 from memkv_nixl._errors import CODES, ConfigError, MissError, error_from_code
 from memkv_nixl._sizes import format_size, parse_size
 
@@ -115,3 +117,14 @@ def test_every_code_has_an_error() -> None:
     for number, name in enumerate(CODES):
         assert error_from_code(number, "").code == name
     assert isinstance(error_from_code(CODES.index("corrupt"), ""), MissError)
+
+
+@pytest.mark.parametrize("more", [{"control": ["c:9910"]}, {"metrics": "127.0.0.1:0"}])
+def test_who_keeps_a_node_with_tls_needs_its_ca(more: dict[str, Any]) -> None:
+    node = {"data_tls_cert": "c", "data_tls_key": "k", **more}
+    with pytest.raises(ConfigError, match=r"node\.data_tls_ca: "):
+        load_settings({"node": node}, environment={})
+    alone = load_settings({"node": {"data_tls_cert": "c", "data_tls_key": "k"}}, environment={})
+    assert memkvd_flags(alone.node)[:4] == ["--listen", "127.0.0.1:9900", "--tls-cert", "c"]
+    whole = load_settings({"node": {**node, "data_tls_ca": "ca"}}, environment={})
+    assert "ca" not in memkvd_flags(whole.node)
