@@ -51,6 +51,14 @@ constexpr std::array<std::string_view, 16> kStoreParameters = {
     "accelerated",   "type",
     "num_threads",   "throughput_target_gbps"};
 
+// Why they are refused: handed to a backend by another name, or in the file that all backends read.
+constexpr std::string_view kStoreElsewhere =
+    "an object store's parameters are taken only where the backend is created by the name OBJ";
+constexpr std::string_view kStoreInFile =
+    "an object store's parameters do not belong into this file, which every backend reads: hand "
+    "them to the one that is created by the name OBJ. For a bucket without that, write "
+    "`namespace: NAMESPACE/BUCKET` here";
+
 // What else stands in the file and is for others.
 constexpr std::array<std::string_view, 2> kSectionsOfOthers = {"node", "control"};
 
@@ -75,7 +83,8 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-Result<void> check_known(std::string_view name, const std::string& where) {
+Result<void> check_known(std::string_view name, const std::string& where,
+                         std::string_view no_store) {
   std::string all;
   const Parameter* nearest = nullptr;
   for (const Parameter& known : known_parameters()) {
@@ -86,8 +95,7 @@ Result<void> check_known(std::string_view name, const std::string& where) {
     all += (all.empty() ? "" : ", ") + std::string(known.name);
   }
   if (std::ranges::find(kStoreParameters, name) != kStoreParameters.end()) {
-    return fail(Code::invalid, where + ": an object store's parameters are taken only where the " +
-                                   "backend is created by the name OBJ; known are " + all);
+    return fail(Code::invalid, where + ": " + std::string(no_store) + "; known are " + all);
   }
   const bool close = distance(name, nearest->name) <= std::max<std::size_t>(2, name.size() / 3);
   return fail(Code::invalid, where + ": there is no such parameter; " +
@@ -127,7 +135,7 @@ Result<void> add_file(const std::string& path, Values& values) {
   if (!entries) return fail(Code::invalid, path + ":" + entries.error().text);
   for (const auto& [name, entry] : *entries) {
     const std::string where = path + ":" + std::to_string(entry.line) + ": " + name;
-    if (auto known = check_known(name, where); !known) return known;
+    if (auto known = check_known(name, where, kStoreInFile); !known) return known;
     if (!entry.value.empty()) values[name] = {.value = entry.value, .where = where};
   }
   return {};
@@ -151,7 +159,8 @@ Result<Values> gather(const Parameters& given, const Environment& environment) {
   // In the order of their names, so that of two wrong ones the same is always refused.
   for (const auto& [name, value] : std::map(given.begin(), given.end())) {
     const std::string where = "parameter " + name;
-    if (const auto known = check_known(name, where); !known) return fail(known.error());
+    if (const auto known = check_known(name, where, kStoreElsewhere); !known)
+      return fail(known.error());
     if (!value.empty()) values[name] = {.value = value, .where = where};
   }
   return values;

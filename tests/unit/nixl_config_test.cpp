@@ -188,13 +188,33 @@ TEST_F(NixlConfigTest, AStoresParametersAreOfTheNameObjOnly) {
   for (const char* const name : {"bucket", "access_key", "endpoint_override", "type"}) {
     EXPECT_NE(refusal_of(name, "x").find("by the name OBJ"), std::string::npos) << name;
   }
-  variables_["MEMKV_CONFIG"] = file("c.yaml", "bucket: kv\n");
-  EXPECT_NE(refusal({{"nodes", "a:1"}}).find("by the name OBJ"), std::string::npos);
   // By that name, too, a word that nobody knows is refused.
   variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
   const auto settings = load_settings({{"buckets", "kv"}}, environment(), kObjName);
   ASSERT_FALSE(settings.has_value());
   EXPECT_NE(settings.error().text.find("no such parameter"), std::string::npos);
+}
+
+// It once said to create the backend by the name OBJ, to those who had done so.
+TEST_F(NixlConfigTest, AStoresParametersAreNotOfTheFileWhateverTheName) {
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  variables_["MEMKV_CONFIG"] = file("c.yaml", "timeout_ms: 7\nbucket: kv\n");
+  for (const std::string_view name : {std::string_view("MEMKV"), kObjName}) {
+    const auto settings = load_settings({}, environment(), name);
+    ASSERT_FALSE(settings.has_value()) << name;
+    const std::string& said = settings.error().text;
+    EXPECT_NE(said.find("c.yaml:2: bucket: "), std::string::npos) << said;
+    EXPECT_NE(said.find("hand them to the one that is created by the name OBJ"), std::string::npos)
+        << said;
+    EXPECT_NE(said.find("`namespace: NAMESPACE/BUCKET`"), std::string::npos) << said;
+    EXPECT_EQ(said.find("only where"), std::string::npos) << said;
+  }
+  // What it says to write is the same place as the bucket that a backend OBJ is handed.
+  variables_ = {{"MEMKV_NODES", "e:1"}};
+  variables_["MEMKV_CONFIG"] = file("d.yaml", "namespace: llama/kv\n");
+  const auto written = load_settings({}, environment(), kObjName);
+  ASSERT_TRUE(written.has_value()) << written.error().text;
+  EXPECT_EQ(written->space, *space_of("llama/kv", Dialect::obj));
 }
 
 TEST_F(NixlConfigTest, TheDefaultsAreWhatNothingGives) {
