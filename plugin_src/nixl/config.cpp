@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -25,10 +26,11 @@ struct Parameter {
   std::string value;  // unless it is given
 };
 
-const std::array<Parameter, 8>& known_parameters() {
-  static const auto* const kKnown = new std::array<Parameter, 8>{{
+const std::array<Parameter, 9>& known_parameters() {
+  static const auto* const kKnown = new std::array<Parameter, 9>{{
       {"nodes", ""},
       {"namespace", std::string(kNamespaceDefault)},
+      {"drop_generation", "0"},
       {"key_dialect", "raw"},
       {"token_file", ""},
       {"transport", "tcp"},
@@ -166,16 +168,21 @@ Result<Values> gather(const Parameters& given, const Environment& environment) {
   return values;
 }
 
-Result<std::uint64_t> milliseconds(const Given& given) {
+Result<std::uint64_t> whole_number(const Given& given, std::uint64_t least, std::uint64_t most,
+                                   std::string_view of) {
   std::uint64_t value = 0;
   const char* const end = given.value.data() + given.value.size();
   const auto [stop, error] = std::from_chars(given.value.data(), end, value);
-  if (error != std::errc() || stop != end || value < 1 || value > kTimeoutMsMax) {
-    return fail(Code::invalid, given.where + ": '" + given.value +
-                                   "' is not a whole number of milliseconds between 1 and " +
-                                   std::to_string(kTimeoutMsMax));
+  if (error != std::errc() || stop != end || value < least || value > most) {
+    return fail(Code::invalid, given.where + ": '" + given.value + "' is not a whole number " +
+                                   std::string(of) + "between " + std::to_string(least) + " and " +
+                                   std::to_string(most));
   }
   return value;
+}
+
+Result<std::uint64_t> milliseconds(const Given& given) {
+  return whole_number(given, 1, kTimeoutMsMax, "of milliseconds ");
 }
 
 std::vector<std::string> split(std::string_view list) {
@@ -277,6 +284,10 @@ Result<Settings> load_settings(const Parameters& given, const Environment& envir
   const auto space = space_of(at("namespace").value, settings.dialect);
   if (!space) return fail(Code::invalid, at("namespace").where + ": " + space.error().text);
   settings.space = *space;
+  constexpr std::uint64_t kGenerationMax = std::numeric_limits<std::uint32_t>::max();
+  const auto generation = whole_number(at("drop_generation"), 0, kGenerationMax, "");
+  if (!generation) return fail(generation.error());
+  settings.space.generation = static_cast<std::uint32_t>(*generation);
   settings.token_file = at("token_file").value;
   const auto timeout_ms = milliseconds(at("timeout_ms"));
   if (!timeout_ms) return fail(timeout_ms.error());

@@ -169,7 +169,7 @@ def listed(parameters: dict[str, str]) -> None:
     defaults = agent.get_plugin_params("MEMKV")
     assert set(defaults) == {
         *("nodes", "namespace", "key_dialect", "token_file", "transport"),
-        *("timeout_ms", "query_timeout_ms", "verify"),
+        *("timeout_ms", "query_timeout_ms", "verify", "drop_generation"),
     }
     # As many do: all parameters, some of them changed.
     agent.create_backend("MEMKV", {**defaults, **parameters})

@@ -105,6 +105,26 @@ TEST_F(NixlConfigTest, AnEmptyValueIsNone) {
   EXPECT_EQ(settings->space, *space_of("default", Dialect::raw));
 }
 
+TEST_F(NixlConfigTest, TheDropGenerationIsAPartOfTheNamespace) {
+  EXPECT_EQ(load({{"nodes", "a:1"}})->space.generation, 0u);
+  variables_["MEMKV_CONFIG"] = file("c.yaml", "nodes: [a:1]\ndrop_generation: 1\n");
+  EXPECT_EQ(load({})->space.generation, 1u);
+  variables_["MEMKV_DROP_GENERATION"] = "2";
+  EXPECT_EQ(load({})->space.generation, 2u);
+  const auto given = load({{"drop_generation", "4294967295"}});
+  ASSERT_TRUE(given.has_value()) << given.error().text;
+  EXPECT_EQ(given->space.generation, 4294967295u);
+  EXPECT_EQ(given->space.id, space_of("default", Dialect::raw)->id);
+  for (const char* const wrong : {"4294967296", "-1", "1.0", "one"}) {
+    EXPECT_NE(refusal_of("drop_generation", wrong).find("between 0 and 4294967295"),
+              std::string::npos)
+        << wrong;
+  }
+  // Whatever the backend's name is.
+  variables_["MEMKV_NAMESPACE"] = "llama";
+  EXPECT_EQ(load_settings({{"bucket", "kv"}}, environment(), kObjName)->space.generation, 2u);
+}
+
 // ---- the name OBJ
 
 // What vLLM's own tier `obj` hands to NIXL.
@@ -220,7 +240,8 @@ TEST_F(NixlConfigTest, AStoresParametersAreNotOfTheFileWhateverTheName) {
 TEST_F(NixlConfigTest, TheDefaultsAreWhatNothingGives) {
   variables_["MEMKV_NODES"] = "e:1";
   const Parameters defaults = default_parameters(environment());
-  EXPECT_EQ(defaults.size(), 8u);
+  EXPECT_EQ(defaults.size(), 9u);
+  EXPECT_EQ(defaults.at("drop_generation"), "0");
   EXPECT_EQ(defaults.at("nodes"), "e:1");
   EXPECT_EQ(defaults.at("key_dialect"), "raw");
   const auto settings = load(defaults);  // handing them back changes nothing
@@ -239,7 +260,8 @@ TEST_F(NixlConfigTest, UnknownParametersAreRefusedByName) {
             "'query_timeout_ms'?");
   EXPECT_EQ(refusal_of("colour", "red"),
             "parameter colour: there is no such parameter; known are nodes, namespace, "
-            "key_dialect, token_file, transport, timeout_ms, query_timeout_ms, verify");
+            "drop_generation, key_dialect, token_file, transport, timeout_ms, query_timeout_ms, "
+            "verify");
   EXPECT_NE(refusal_of("", "red").find("known are"), std::string::npos);
   // Of several the same is named in every run.
   EXPECT_EQ(refusal({{"zzzzzz", "1"}, {"nodess", "1"}, {"yyyyyy", "1"}}),
