@@ -34,6 +34,7 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
 
 LEASE_S_MAX = 60
+DROP_GENERATION_MAX = 2**32 - 1
 TIMEOUT_MS_MAX = 24 * 3600 * 1000  # kTimeoutMsMax of plugin_src/base/limits.h
 
 _Model = TypeVar("_Model")
@@ -126,6 +127,7 @@ class Settings:
 
     nodes: tuple[str, ...] = ()
     namespace: str = "default"
+    drop_generation: int = 0  # of the namespace, where it was dropped
     timeout_ms: int = 5000
     query_timeout_ms: int | None = None
     token_file: str | None = None
@@ -326,6 +328,11 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not 1 <= value <= TIMEOUT_MS_MAX:
             raise ConfigError(f"{name}: {value} is not between 1 and {TIMEOUT_MS_MAX}")
+    if not 0 <= settings.drop_generation <= DROP_GENERATION_MAX:
+        raise ConfigError(
+            f"drop_generation: {settings.drop_generation} is not between 0 and "
+            f"{DROP_GENERATION_MAX}"
+        )
     check_address(settings.node.listen, "node.listen")
     for address in settings.node.control:
         check_address(address, "node.control")

@@ -24,6 +24,7 @@ from typing import Any
 
 from memkv_nixl._abi_guard import judge
 from memkv_nixl._errors import NixlError
+from memkv_nixl._plugin_folder import make_plugin_folder
 
 PLUGIN = "MEMKV"
 PLUGIN_FILE = f"libplugin_{PLUGIN}.so"
@@ -232,12 +233,13 @@ def _remove(folder: Path, owner: int) -> None:
 
 
 def _link_folder(nixl: Nixl, plugin: Path) -> None:
-    """A folder of links to NIXL's own plugins and ours, named by NIXL_PLUGIN_DIR."""
+    """A folder of links to NIXL's own plugins, with what they need, and ours, named by
+    NIXL_PLUGIN_DIR."""
     own = Path(os.environ.get("NIXL_PLUGIN_DIR", nixl.plugin_folder))
     folder = Path(tempfile.mkdtemp(prefix="memkv-plugins-"))
     atexit.register(_remove, folder, os.getpid())
-    for path in [*(own.glob("lib*.so") if own.is_dir() else ()), plugin]:
-        link = folder / path.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve())
+    if own.is_dir():
+        folder = make_plugin_folder(own, plugin, folder, PLUGIN)
+    else:
+        (folder / plugin.name).symlink_to(plugin.resolve())
     os.environ["NIXL_PLUGIN_DIR"] = str(folder)

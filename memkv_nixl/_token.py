@@ -84,19 +84,24 @@ def proof(private: bytes, nonce: bytes, session: int, address: str) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(private).sign(message)
 
 
-def write_token_file(path: Path, token: bytes, private: bytes, *notes: str) -> None:
-    """The file that clients read, for its owner alone; put in place whole."""
+def token_text(token: bytes, private: bytes, *notes: str) -> str:
+    """What stands in the file that clients read; a secret."""
     lines = [
         _FIRST_LINE,
         *(f"# {note}" for note in notes),
         f"token {token.hex()}",
         f"key {private.hex()}",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def write_token_file(path: Path, token: bytes, private: bytes, *notes: str) -> None:
+    """The file that clients read, for its owner alone; put in place whole."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(token_text(token, private, *notes))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)

@@ -54,13 +54,16 @@ class TransferAgent:
         tls_cert: str | None = None,
         tls_key: str | None = None,
         tls_server_name: str | None = None,
+        drop_generation: int | None = None,
         name: str | None = None,
     ) -> None:
         """Registers the plugin with NIXL and makes an agent; nodes are connected as needed.
 
         What is left out comes from the configuration (the file that MEMKV_CONFIG names, MEMKV_NODES
-        and so on). `timeout_ms` is the deadline of a put or get, `query_timeout_ms` of a match.
-        `name` is what NIXL and the nodes' logs know it by.
+        and so on). `drop_generation` is the namespace's, where `memkv namespaces drop` ended those
+        before: blocks are put under that one and found under no other. `timeout_ms` is the deadline
+        of a put or get, `query_timeout_ms` of a match. `name` is what NIXL and the nodes' logs know
+        it by.
 
         Raises ConfigError, and NixlError where NIXL is missing or does not take the plugin.
         """
@@ -76,6 +79,7 @@ class TransferAgent:
                 "tls_cert": tls_cert,
                 "tls_key": tls_key,
                 "tls_server_name": tls_server_name,
+                "drop_generation": drop_generation,
             }
         )
         self._nodes = require_nodes(settings)
@@ -85,6 +89,7 @@ class TransferAgent:
             "nodes": ",".join(self._nodes),
             "namespace": parameter_of(self._namespace),
             "key_dialect": "full",
+            "drop_generation": str(settings.drop_generation),
             "timeout_ms": str(settings.timeout_ms),
         }
         if settings.query_timeout_ms is not None:

@@ -44,7 +44,7 @@ def _put(args: argparse.Namespace, output: Output) -> None:
     with open_pool(args) as pool:
         keys = pool.keys([args.key])
         started = time.perf_counter()
-        request = pool.client.put(pool.space, keys, [data], groups=pool.groups(keys))
+        request = pool.client.put(pool.space, keys, [data], **pool.where(keys))
         pool.finish(request)
         seconds = time.perf_counter() - started
         code = request.codes()[0]
@@ -62,7 +62,7 @@ def _get(args: argparse.Namespace, output: Output) -> None:
         keys = pool.keys([args.key])
         started = time.perf_counter()
         data = bytearray(_length_of(pool, keys, args.key))
-        request = pool.client.get(pool.space, keys, [data], groups=pool.groups(keys))
+        request = pool.client.get(pool.space, keys, [data], **pool.where(keys))
         pool.finish(request)
         seconds = time.perf_counter() - started
         _raise_unless(pool.client, request.codes()[0], {"ok"}, f"get {args.key}")
@@ -73,7 +73,7 @@ def _get(args: argparse.Namespace, output: Output) -> None:
 
 
 def _length_of(pool: Pool, keys: list[bytes], name: str) -> int:
-    request = pool.client.match(pool.space, keys, groups=pool.groups(keys))
+    request = pool.client.match(pool.space, keys, **pool.where(keys))
     pool.finish(request)
     code, where, length = request.matches()[0]
     _raise_unless(pool.client, code, {"ok"}, f"get {name}")
@@ -85,7 +85,7 @@ def _length_of(pool: Pool, keys: list[bytes], name: str) -> int:
 def _match(args: argparse.Namespace, output: Output) -> int:
     with open_pool(args) as pool:
         keys = pool.keys(args.keys)
-        request = pool.client.match(pool.space, keys, groups=pool.groups(keys))
+        request = pool.client.match(pool.space, keys, **pool.where(keys))
         pool.finish(request)
         found = [
             {"key": text, "status": code_name(code), "where": WHERE[where], "bytes": length}
@@ -107,7 +107,7 @@ def _bytes_of(row: dict[str, Any]) -> str:
 def _drop(args: argparse.Namespace, output: Output) -> int:
     with open_pool(args) as pool:
         keys = pool.keys(args.keys)
-        request = pool.client.drop(pool.space, keys, groups=pool.groups(keys))
+        request = pool.client.drop(pool.space, keys, **pool.where(keys))
         pool.finish(request)
         dropped = [
             {"key": text, "status": code_name(code)}
@@ -131,7 +131,8 @@ def _raise_unless(client: Client, code: int, good: set[str], what: str) -> None:
         "no_space": "the block is larger than the node or its quota can take, or its namespace's "
         "admission does not take it now",
         "denied": "denied: the token does not allow it, or the namespace was dropped and its drop "
-        "generation is over",
+        "generation is over; `memkv namespaces list` says which one there is, --drop-generation "
+        "names it",
         "too_large": "a key has at most 512 bytes, a block at most 64 MiB",
         "invalid": "a key has at least 1 byte, and so has a block",
     }.get(name, name)

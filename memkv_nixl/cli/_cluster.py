@@ -269,7 +269,10 @@ def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
         done = plane.namespaces("DropNamespace", **_name(args), drop_generation=generation)
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
-        [f"What {args.name} held is dropped (epoch {done.epoch})."],
+        [
+            f"What {args.name} held is dropped (epoch {done.epoch}).",
+            f"Whoever goes on with it says drop_generation {done.namespace.drop_generation}.",
+        ],
     )
 
 

@@ -29,6 +29,8 @@ HOST_CREDIT = 0.75  # Dynamo's own
 POOL_CREDIT = 0.25  # Dynamo's own for everything below host memory
 _NAME = "memkv-connection"
 _FOLDER = "/etc/memkv"
+_CREDENTIAL_FOLDER = "/etc/memkv-token"
+_CREDENTIAL_KEY = "token"
 _TRANSFER_FILE = "kv-transfer-config.json"
 _EVENTS_FILE = "kv-events-config.json"
 _GRACE_S = 90  # Dynamo's own 35 seconds for requests under way, then vLLM's for the tier
@@ -67,11 +69,19 @@ def add_engine(engines: Any, common: argparse.ArgumentParser) -> None:
     dynamo.add_argument(
         "--name", default=_NAME, help=f"of the Kubernetes ConfigMap (default {_NAME})"
     )
+    dynamo.add_argument(
+        "--token-secret",
+        metavar="NAME",
+        help="of the Kubernetes Secret whose key `token` is what `memkv token issue` wrote; the "
+        "workers' pods mount it",
+    )
     dynamo.set_defaults(run=_dynamo)
 
 
 def _dynamo(args: argparse.Namespace, output: Output) -> int:
     _check(args)
+    if args.token_secret is not None:
+        args.token_file = f"{_CREDENTIAL_FOLDER}/{_CREDENTIAL_KEY}"
     region = parse_size(args.host_memory, "host-memory")
     routed = args.router_mode == "kv"
     tier = vllm_transfer_config(tier_of(args), region, events=routed)
@@ -87,7 +97,7 @@ def _dynamo(args: argparse.Namespace, output: Output) -> int:
         "kv_transfer_config": transfer,
         "kv_events_config": events,
         "config_map": _config_map(args.name, transfer, events),
-        "pod": _pod(args.name, region, args.disaggregated),
+        "pod": _pod(args.name, region, args.disaggregated, args.token_secret),
     }
     output.answer(document, _human(args.model, document))
     return 0
@@ -98,6 +108,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"pool-credit: {args.pool_credit} is not between 0 and 1")
     if not 1 <= args.events_port <= 65535:
         raise ConfigError(f"events-port: {args.events_port} is not between 1 and 65535")
+    if args.token_secret is not None and args.token_file is not None:
+        raise ConfigError(
+            f"token-secret: the pods find the token at {_CREDENTIAL_FOLDER}/{_CREDENTIAL_KEY}; "
+            "leave token-file out"
+        )
 
 
 def disaggregated(tier: dict[str, Any]) -> dict[str, Any]:
@@ -159,18 +174,24 @@ def _config_map(
     }
 
 
-def _pod(name: str, region_bytes: int, nixl: bool) -> dict[str, Any]:
+def _pod(name: str, region_bytes: int, nixl: bool, token_secret: str | None) -> dict[str, Any]:
     """What the pod of a worker needs for this beyond what it has anyway."""
     host: dict[str, Any] = {
         "name": "VLLM_NIXL_SIDE_CHANNEL_HOST",  # Dynamo does not find it inside a MultiConnector
         "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
     }
+    volumes: list[dict[str, Any]] = [{"name": "memkv-connection", "configMap": {"name": name}}]
+    mounts = [{"name": "memkv-connection", "mountPath": _FOLDER, "readOnly": True}]
+    if token_secret is not None:
+        # As a folder, not by subPath, or a renewed Secret would never come in.
+        volumes.append({"name": "memkv-token", "secret": {"secretName": token_secret}})
+        mounts.append({"name": "memkv-token", "mountPath": _CREDENTIAL_FOLDER, "readOnly": True})
     return {
         "sharedMemorySize": f"{-(-(region_bytes + _SHM_SPARE) // (1 << 30))}Gi",
         "terminationGracePeriodSeconds": _GRACE_S,
         "env": [{"name": "PYTHONHASHSEED", "value": "0"}, *([host] if nixl else [])],
-        "volumes": [{"name": "memkv-connection", "configMap": {"name": name}}],
-        "volumeMounts": [{"name": "memkv-connection", "mountPath": _FOLDER, "readOnly": True}],
+        "volumes": volumes,
+        "volumeMounts": mounts,
     }
 
 

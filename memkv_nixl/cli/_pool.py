@@ -59,6 +59,12 @@ def key_flags() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(add_help=False)
     flags.add_argument("--hex", action="store_true", help="keys are hexadecimal digits")
     flags.add_argument(
+        "--drop-generation",
+        type=int,
+        metavar="N",
+        help="of the namespace, as `memkv namespaces list` says it (default: 0)",
+    )
+    flags.add_argument(
         "--group", metavar="TEXT", help="blocks of one group lie on one node (default: the key)"
     )
     return flags
@@ -83,9 +89,10 @@ class Pool:
         except ValueError:
             raise UsageError("--hex: a key must be hexadecimal digits, two for a byte") from None
 
-    def groups(self, keys: list[bytes]) -> list[bytes]:
-        """The groups that --group names."""
-        return [self._group.encode()] * len(keys) if self._group else []
+    def where(self, keys: list[bytes]) -> dict[str, Any]:
+        """The group and the drop generation that the flags name, as a request takes them."""
+        groups = [self._group.encode()] * len(keys) if self._group else []
+        return {"groups": groups, "generation": self.settings.drop_generation}
 
     def finish(self, request: Request) -> None:
         """Waits for a request; every block has a code afterwards."""
@@ -102,6 +109,7 @@ def open_pool(args: argparse.Namespace) -> Iterator[Pool]:
         "nodes": args.nodes,
         **given_credentials(args),
         "namespace": getattr(args, "namespace", None),
+        "drop_generation": getattr(args, "drop_generation", None),
         "timeout_ms": args.timeout_ms,
     }
     settings = load_settings(given, config=args.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,12 @@ def _add_token(commands: Any, reach: argparse.ArgumentParser) -> None:
         "the file of a running client renews its token: it takes the new one within a second.",
     )
     issue.add_argument("--tenant", required=True, metavar="NAME")
-    issue.add_argument("--out", required=True, metavar="FILE", help="made for its owner alone")
+    issue.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="made for its owner alone; -: standard output, for a pipe",
+    )
     issue.add_argument(
         "--lifetime", metavar="TIME", default="30d", help="30m, 12h, 7d, … (default: 30d)"
     )
@@ -153,6 +159,11 @@ def _row(tenant: Any) -> dict[str, Any]:
 
 
 def _issue(args: argparse.Namespace, output: Output) -> None:
+    if args.out == "-" and (output.as_json or sys.stdout.isatty()):
+        raise UsageError(
+            "--out -: the token is a secret and is written as its file has it, to a pipe: leave "
+            "--json out, and lead the output into whatever keeps it"
+        )
     spaces = [dialect_id(namespace_id(name), args.key_dialect) for name in args.namespace]
     with control(args) as plane:
         from memkv_nixl import _token  # needs what gRPC comes with
@@ -171,6 +182,9 @@ def _issue(args: argparse.Namespace, output: Output) -> None:
         f"tenant {args.tenant}, token {done.token_id.hex()}",
         f"good until {until}; keep it to yourself",
     )
+    if args.out == "-":
+        print(_token.token_text(done.token, private, *notes), end="", flush=True)
+        return
     try:
         _token.write_token_file(Path(args.out), done.token, private, *notes)
     except OSError as error:

@@ -102,7 +102,7 @@ def namespace_of(
         revision=settings.weights or _weights_of(said, settings),
         dtype=str(said["kv_cache_dtype"]),
         quantization=str(said["quantization"] or ""),
-        layout=_layout(said, model, storage),
+        layout=_layout(said, model, _draft_of(said, settings), storage),
         tokens_per_block=int(said["page_size"] or 1),
         tp=storage.tp_size,
         pp=storage.pp_size,
@@ -214,21 +214,33 @@ def _refuse_coarse_images(model: Path, engine: str) -> None:
 
 def _architecture_of(model: Path) -> str:
     named = configuration_of(model).get("architectures")
-    return "+".join(map(str, named)) if isinstance(named, list) and named else model.name
+    if isinstance(named, list) and named:
+        return "+".join(map(str, named))
+    return model.name if model.is_dir() else str(model)  # ORGANISATION/NAME, not read from here
 
 
-def _layout(said: Settings, model: Path, storage: Any) -> str:
+def _draft_of(said: Settings, settings: TierSettings) -> str:
+    """What a draft model is beside its weights; its name, where they are named by hand and it is
+    nowhere to be read."""
+    path = said["speculative_draft_model_path"]
+    if not path:
+        return ""
+    revision = said["speculative_draft_model_revision"]
+    place = _place_of(path, revision, said["download_dir"], settings)
+    return configuration_digest(place) or f"{path}@{revision or ''}"
+
+
+def _layout(said: Settings, model: Path, draft: str, storage: Any) -> str:
     """Everything that decides how a page's bytes are computed, in one line.
 
     How they are arranged in each host pool stands in the blocks' own keys.
     """
     counted = [meaning_of(said.values, said.groups), variables_of(os.environ)]
     settings = json.dumps(counted, sort_keys=True)
-    draft = said["speculative_draft_model_path"]
     meaning = {
         "settings": hashlib.sha256(settings.encode()).hexdigest(),
         "model": configuration_digest(model),
-        "draft": configuration_digest(Path(draft)) if draft else "",
+        "draft": draft,
         "mla": bool(storage.is_mla_model),
         "device": device_of_kernels(),
     }

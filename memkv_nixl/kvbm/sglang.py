@@ -145,8 +145,14 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
         pool_transfers: Sequence[Any] | None = None,
         extra_info: Any = None,  # noqa: ARG002 - SGLang's signature
     ) -> Any:
-        """The same over several pools, each with its own rule."""
-        asked = [one for one in pool_transfers or () if one.hit_policy in _POLICIES]
+        """The same over several pools, each with its own rule.
+
+        As SGLang's own backends answer: also where no prefix can be used, it says how far each pool
+        reaches by itself, down to the first one with which nothing is left.
+        """
+        asked = self._ruled(pool_transfers or ())
+        if asked is None or not keys:
+            return _result(0, {}, [])
         names = [str(getattr(one.name, "value", one.name)) for one in asked]
         pools = [self._pools[name] for name in (KV, *names) if name in self._pools]
         there = dict(
@@ -157,13 +163,24 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
         hits: dict[Any, int] = {KV: pages} if pages else {}
         usable = list(range(1, pages + 1))
         for one, name in zip(asked, names, strict=True):
+            if not usable:
+                break
             ends = _ends(one, there.get(name, [False] * len(keys)), pages)
             if ends:
                 hits[one.name] = max(ends)
             usable = [end for end in usable if end in ends]
         if not usable or not self._wins(usable[-1], hits):
-            return _result(0, {}, [])
+            return _result(0, hits, [])
         return _result(usable[-1], hits, usable)
+
+    def _ruled(self, transfers: Sequence[Any]) -> list[Any] | None:
+        """Those whose pool decides where a prefix may end; None where a rule is not known."""
+        rules = {one.hit_policy for one in transfers} - {*_POLICIES}
+        unknown = sorted({getattr(rule, "value", str(rule)) for rule in rules} - {_NEVER_DECIDES})
+        if unknown:
+            self._once(f"SGLang asks by a rule that MemKV does not know: {', '.join(unknown)}")
+            return None
+        return [one for one in transfers if one.hit_policy in _POLICIES]
 
     # ---- loads and stores
 
@@ -386,6 +403,7 @@ class MemKVHiCache(HiCacheStorage):  # type: ignore[misc]  # SGLang is not there
 
 
 _POLICIES = (PoolHitPolicy.ALL_PAGES, PoolHitPolicy.TRAILING_PAGES)
+_NEVER_DECIDES = "block_groups"  # of 0.5.23: such a pool shortens no prefix, and may go unsaid
 
 
 def _refuse_other_interfaces(storage_config: Any, given: Mapping[str, Any]) -> None:

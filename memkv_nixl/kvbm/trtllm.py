@@ -24,7 +24,7 @@ import logging
 import os
 from typing import Any
 
-from memkv_nixl._errors import ConfigError, MemKVError
+from memkv_nixl._errors import ConfigError, MemKVError, UsageError
 from memkv_nixl.kvbm._device import device_of_kernels
 from memkv_nixl.kvbm._trtllm_meaning import (
     namespace_of,
@@ -199,11 +199,22 @@ class MemKVWorker(_Worker):  # type: ignore[misc]  # not there when this is chec
         self._settings, self._staging_bytes = settings_of(os.environ)
         self._tokens_per_block = tokens_per_block_of(llm_args)
         self._link = link_of(llm_args)
+        self._registered = False
         self._orders = Orders()
 
     def register_kv_caches(self, kv_cache_tensor: Any) -> None:
-        """The cache is there: from now on something can be found."""
-        if self._link.staging is not None:
+        """The cache is there: from now on something can be found.
+
+        Raises UsageError when it is called again: TensorRT-LLM does so once for a connector.
+        """
+        if self._registered:
+            # Rows that are promised lie in the first staging, and block ids are of the first cache.
+            raise UsageError(
+                "TensorRT-LLM hands its KV cache to this connector a second time; what was "
+                "promised to running requests would come out of other memory. Start the engine "
+                "anew, and please report this with its version"
+            )
+        if self._link.staging is not None:  # of an engine before, with the same settings
             self._link.staging.close()
         refuse_scattered(self._llm_args, kv_cache_tensor)
         version = importlib.metadata.version("tensorrt_llm")
@@ -213,6 +224,7 @@ class MemKVWorker(_Worker):  # type: ignore[misc]  # not there when this is chec
         self._link.staging = Staging(
             self._settings, namespace, kv_cache_tensor, self._staging_bytes
         )
+        self._registered = True
         _log.info("MemKV: %d blocks of staging", self._link.staging.rows.count)
 
     def start_load_kv(self, stream: Any) -> None:  # noqa: ARG002

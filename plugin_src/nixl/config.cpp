@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -25,10 +26,11 @@ struct Parameter {
   std::string value;  // unless it is given
 };
 
-const std::array<Parameter, 12>& known_parameters() {
-  static const auto* const kKnown = new std::array<Parameter, 12>{{
+const std::array<Parameter, 13>& known_parameters() {
+  static const auto* const kKnown = new std::array<Parameter, 13>{{
       {"nodes", ""},
       {"namespace", std::string(kNamespaceDefault)},
+      {"drop_generation", "0"},
       {"key_dialect", "raw"},
       {"token_file", ""},
       {"tls_ca", ""},
@@ -55,6 +57,14 @@ constexpr std::array<std::string_view, 16> kStoreParameters = {
     "accelerated",   "type",
     "num_threads",   "throughput_target_gbps"};
 
+// Why they are refused: handed to a backend by another name, or in the file that all backends read.
+constexpr std::string_view kStoreElsewhere =
+    "an object store's parameters are taken only where the backend is created by the name OBJ";
+constexpr std::string_view kStoreInFile =
+    "an object store's parameters do not belong into this file, which every backend reads: hand "
+    "them to the one that is created by the name OBJ. For a bucket without that, write "
+    "`namespace: NAMESPACE/BUCKET` here";
+
 // What else stands in the file and is for others.
 constexpr std::array<std::string_view, 2> kSectionsOfOthers = {"node", "control"};
 
@@ -79,7 +89,8 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-Result<void> check_known(std::string_view name, const std::string& where) {
+Result<void> check_known(std::string_view name, const std::string& where,
+                         std::string_view no_store) {
   std::string all;
   const Parameter* nearest = nullptr;
   for (const Parameter& known : known_parameters()) {
@@ -90,8 +101,7 @@ Result<void> check_known(std::string_view name, const std::string& where) {
     all += (all.empty() ? "" : ", ") + std::string(known.name);
   }
   if (std::ranges::find(kStoreParameters, name) != kStoreParameters.end()) {
-    return fail(Code::invalid, where + ": an object store's parameters are taken only where the " +
-                                   "backend is created by the name OBJ; known are " + all);
+    return fail(Code::invalid, where + ": " + std::string(no_store) + "; known are " + all);
   }
   const bool close = distance(name, nearest->name) <= std::max<std::size_t>(2, name.size() / 3);
   return fail(Code::invalid, where + ": there is no such parameter; " +
@@ -131,7 +141,7 @@ Result<void> add_file(const std::string& path, Values& values) {
   if (!entries) return fail(Code::invalid, path + ":" + entries.error().text);
   for (const auto& [name, entry] : *entries) {
     const std::string where = path + ":" + std::to_string(entry.line) + ": " + name;
-    if (auto known = check_known(name, where); !known) return known;
+    if (auto known = check_known(name, where, kStoreInFile); !known) return known;
     if (!entry.value.empty()) values[name] = {.value = entry.value, .where = where};
   }
   return {};
@@ -155,22 +165,28 @@ Result<Values> gather(const Parameters& given, const Environment& environment) {
   // In the order of their names, so that of two wrong ones the same is always refused.
   for (const auto& [name, value] : std::map(given.begin(), given.end())) {
     const std::string where = "parameter " + name;
-    if (const auto known = check_known(name, where); !known) return fail(known.error());
+    if (const auto known = check_known(name, where, kStoreElsewhere); !known)
+      return fail(known.error());
     if (!value.empty()) values[name] = {.value = value, .where = where};
   }
   return values;
 }
 
-Result<std::uint64_t> milliseconds(const Given& given) {
+Result<std::uint64_t> whole_number(const Given& given, std::uint64_t least, std::uint64_t most,
+                                   std::string_view of) {
   std::uint64_t value = 0;
   const char* const end = given.value.data() + given.value.size();
   const auto [stop, error] = std::from_chars(given.value.data(), end, value);
-  if (error != std::errc() || stop != end || value < 1 || value > kTimeoutMsMax) {
-    return fail(Code::invalid, given.where + ": '" + given.value +
-                                   "' is not a whole number of milliseconds between 1 and " +
-                                   std::to_string(kTimeoutMsMax));
+  if (error != std::errc() || stop != end || value < least || value > most) {
+    return fail(Code::invalid, given.where + ": '" + given.value + "' is not a whole number " +
+                                   std::string(of) + "between " + std::to_string(least) + " and " +
+                                   std::to_string(most));
   }
   return value;
+}
+
+Result<std::uint64_t> milliseconds(const Given& given) {
+  return whole_number(given, 1, kTimeoutMsMax, "of milliseconds ");
 }
 
 std::vector<std::string> split(std::string_view list) {
@@ -272,6 +288,10 @@ Result<Settings> load_settings(const Parameters& given, const Environment& envir
   const auto space = space_of(at("namespace").value, settings.dialect);
   if (!space) return fail(Code::invalid, at("namespace").where + ": " + space.error().text);
   settings.space = *space;
+  constexpr std::uint64_t kGenerationMax = std::numeric_limits<std::uint32_t>::max();
+  const auto generation = whole_number(at("drop_generation"), 0, kGenerationMax, "");
+  if (!generation) return fail(generation.error());
+  settings.space.generation = static_cast<std::uint32_t>(*generation);
   settings.token_file = at("token_file").value;
   settings.tls.ca = at("tls_ca").value;
   settings.tls.cert = at("tls_cert").value;

@@ -9,6 +9,7 @@ here whose name begins with `case_`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import gc
 import json
@@ -517,6 +518,9 @@ def case_register_links_where_folders_cannot_be_added() -> None:
     assert register().how == "linked"
     assert {"MEMKV", "UCX", "POSIX"} <= set(load_nixl().plugin_names())
     folder = Path(os.environ["NIXL_PLUGIN_DIR"])
+    # They look for their libraries beside the link; once these were not there.
+    for name in ("POSIX", "UCX"):
+        ctypes.CDLL(str(folder / f"libplugin_{name}.so"))
     if (child := os.fork()) == 0:
         sys.exit(0)  # with all that is to be done at exit
     os.waitpid(child, 0)

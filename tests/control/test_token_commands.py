@@ -103,6 +103,23 @@ def test_tenants_by_the_commands(pool: Pool) -> None:
     assert b"/nowhere/token" in missing.stdout + missing.stderr
 
 
+def test_a_token_goes_into_a_pipe_and_nowhere_else(pool: Pool) -> None:
+    pool.run("tenants", "create", "acme")
+    issue = ("token", "issue", "--tenant", "acme", "--out", "-", "--control", pool.plane.address)
+    piped = memkv(*issue)
+    assert (piped.returncode, piped.stderr) == (0, b"")
+    file = pool.folder / "piped.token"
+    file.write_bytes(piped.stdout)
+    until(
+        lambda: pool.blocks("put", "k", "-", "--token-file", str(file), stdin=b"x").returncode == 0,
+        "what was piped is no token",
+    )
+    refused = memkv(*issue, "--json")
+    assert refused.returncode == 2
+    assert b"leave --json out" in refused.stdout
+    assert b"memkv-token" not in refused.stdout + refused.stderr
+
+
 def test_a_token_may_be_for_less(pool: Pool) -> None:
     pool.run("tenants", "create", "acme")
     reader, _ = pool.issue("acme", "reader", "--rights", "read", "--namespace", "default")

@@ -115,6 +115,7 @@ VOLUME = Fields(
         "name!": NAME,
         "emptyDir": Fields({"sizeLimit": QUANTITY}),
         "configMap": Fields({"name!": NAME}),
+        "secret": Fields({"secretName!": NAME}),
     }
 )
 SELECTOR = Fields({"matchLabels!": LABELS})

@@ -12,10 +12,12 @@ import pytest
 import yaml
 
 from memkv_nixl import __version__
-from memkv_nixl._config import Settings, load_settings
+from memkv_nixl._config import Settings, check_address, load_settings
 from memkv_nixl._daemon import STOP_DEADLINE_S
+from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
 from memkv_nixl.cli import _parser
+from memkv_nixl.control._etcd import etcd_of
 from tests.deploy.chart import (
     CHART,
     DEPLOY,
@@ -51,8 +53,9 @@ def containers(pod: Object) -> list[Object]:
 
 
 def arguments(container: Object, *before: str) -> list[str]:
-    """As kubelet starts it, on the pod memkv-0."""
-    named = {"POD_NAME": "memkv-0", "NODE_NAME": "machine-7"}
+    """As kubelet starts it, on the first pod."""
+    pod = "memkv-0" if container["name"] == "node" else "memkv-control-0"
+    named = {"POD_NAME": pod, "NODE_NAME": "machine-7"}
     words = [*before, *container["args"]]
     for name, value in named.items():
         words = [word.replace(f"$({name})", value) for word in words]
@@ -125,6 +128,13 @@ def test_every_object_of_the_schema_is_closed() -> None:
         ("tls.insecure", False, "/tls/"),  # and no certificates
         ("tls.nodeSecret", "memkv-node-tls", "/tls/nodeSecret"),  # and insecure
         ("tls.data", True, "/tls/data"),  # and no certificate to show
+        ("control.etcdTls", {"secret": "memkv-etcd-tls"}, "/control/etcd"),  # and no etcd
+        ("control.etcdTls", {"certificate": "x"}, "certificate"),
+        ("control.pool", "a/b", "/control/pool"),
+        ("node.anonymous", False, "/node/anonymous"),  # what YAML makes of a plain no
+        ("node.alsoKnownAs", ["memkv-0.memkv"], "/node/alsoKnownAs/0"),
+        ("node.alsoKnownAs", ["$(NODE_NAME):9900"], "/node/alsoKnownAs/0"),
+        ("node.alsoKnownAs", [f"a{i}:1" for i in range(7)], "/node/alsoKnownAs"),
         ("node.dram", "16Gi", "/node/dram"),  # a size of ours, no quantity of Kubernetes
         ("node.volume.size", "1TiB", "/node/volume/size"),  # the other way round
         ("node.volume.capacity", "", "/node/volume/capacity"),  # of a file
@@ -265,7 +275,9 @@ def test_nodes_are_started_as_memkv_takes_it(values: Object, release: Release) -
     settings = settings_of(arguments(release.main("memkv"), "node", "serve")).node
     chosen = merged(values)["node"]
     assert settings.advertise == "memkv-0.memkv.pool.svc:9900"
-    assert settings.control == ("memkv-control.pool.svc:9910",)
+    assert settings.control == control_addresses(values)
+    assert settings.anonymous == (chosen["anonymous"] or None)
+    assert settings.insecure  # beyond loopback, and nothing is encrypted yet
     assert settings.dram == parse_size(chosen["dram"], "dram")
     assert settings.failure_domain == ("" if chosen["failureDomainLabel"] else "machine-7")
     (claim,) = release.of("StatefulSet")["memkv"]["spec"]["volumeClaimTemplates"]
@@ -280,22 +292,71 @@ def test_nodes_are_started_as_memkv_takes_it(values: Object, release: Release) -
         assert 0 < (settings.capacity or 0) <= 0.9 * size
 
 
+def control_addresses(values: Object) -> tuple[str, ...]:
+    """Where the control plane is found: the Service of one, or each of several."""
+    replicas = merged(values)["control"]["replicas"]
+    if replicas == 1:
+        return ("memkv-control.pool.svc:9910",)
+    return tuple(f"memkv-control-{i}.memkv-control-pods.pool.svc:9910" for i in range(replicas))
+
+
+def test_nodes_know_what_clients_call_them() -> None:
+    """A token is shown only to a node that goes by the name that the client has for it."""
+    more = ["memkv.example.org:9900", "$(POD_NAME).memkv.pool.svc.cluster.local:9900"]
+    changed = {"node": VALUES["production"]["node"] | {"alsoKnownAs": more}}
+    words = arguments(render(VALUES["production"] | changed).main("memkv"), "node", "serve")
+    settings = settings_of(words).node
+    names = {settings.advertise, *(settings.also_known_as or "").split(",")}
+    shorter = [f"memkv-0.memkv{rest}:9900" for rest in ("", ".pool", ".pool.svc")]
+    assert names == {*shorter, more[0], "memkv-0.memkv.pool.svc.cluster.local:9900"}
+    assert all(address_fits(name) for name in names)
+
+
+def address_fits(name: str) -> bool:
+    check_address(name, "a name")
+    return True
+
+
 def test_the_control_plane_is_started_as_memkv_takes_it(values: Object, release: Release) -> None:
-    words = arguments(release.main("memkv-control"))
-    (etcd, *more) = [word for word in words if word.startswith("--etcd=")] or [""]
-    assert not more
-    assert etcd.removeprefix("--etcd=") == ",".join(merged(values)["control"]["etcd"])
-    settings = settings_of([word for word in words if word != etcd]).control
+    settings = settings_of(arguments(release.main("memkv-control"))).control
+    chosen = merged(values)["control"]
+    assert settings.etcd == tuple(chosen["etcd"])
+    assert settings.pool == chosen["pool"]
     mounts = {one["mountPath"] for one in release.main("memkv-control")["volumeMounts"]}
     assert settings.state in mounts
     assert settings.listen == "0.0.0.0:9910"
+    # It listens everywhere, so others hear from it by which name they find it: one that nodes use.
+    if chosen["replicas"] == 1:
+        assert settings.advertise is None
+    else:
+        assert settings.advertise == control_addresses(values)[0]
 
 
-def test_several_replicas_are_started_as_memkv_takes_it() -> None:
-    words = arguments(render(VALUES["production"]).main("memkv-control"))
-    if "etcd" not in vars(load_settings({}, environment={}).control):
-        pytest.skip("this memkv has no --etcd yet; the chart passes it on")
-    assert settings_of(words).control
+@pytest.mark.parametrize("shows", [True, False])
+def test_etcd_is_spoken_to_as_memkv_takes_it(shows: bool) -> None:
+    tls = {"etcdTls": {"secret": "memkv-etcd-tls", "clientCertificate": shows}}
+    release = render(VALUES["production"] | {"control": VALUES["production"]["control"] | tls})
+    settings = settings_of(arguments(release.main("memkv-control"))).control
+    (mount,) = [
+        one
+        for one in release.main("memkv-control")["volumeMounts"]
+        if one["name"] == "etcd-tls" and one["readOnly"]
+    ]
+    (volume,) = [
+        one for one in release.pod("memkv-control")["spec"]["volumes"] if one["name"] == "etcd-tls"
+    ]
+    assert volume["secret"] == {"secretName": "memkv-etcd-tls", "defaultMode": 0o440}
+    folder = mount["mountPath"]
+    assert settings.etcd_ca == f"{folder}/ca.crt"
+    shown = (f"{folder}/tls.crt", f"{folder}/tls.key") if shows else (None, None)
+    assert (settings.etcd_cert, settings.etcd_key) == shown
+    with pytest.raises(ConfigError, match="cannot be read"):  # nothing but the files is missing
+        etcd_of(settings)
+
+
+def test_a_control_plane_without_etcd_mounts_no_secret_of_its() -> None:
+    spec = render(VALUES["first-day"]).pod("memkv-control")["spec"]
+    assert not spec.get("volumes")
 
 
 def test_tls_is_all_or_nothing(values: Object, release: Release) -> None:
@@ -306,7 +367,9 @@ def test_tls_is_all_or_nothing(values: Object, release: Release) -> None:
     ):
         files = [word.partition("=")[2] for word in words if word.startswith("--tls-")]
         pod = release.pod(name)["spec"]
-        secrets = [one["secret"]["secretName"] for one in pod.get("volumes", []) if "secret" in one]
+        secrets = [
+            one["secret"]["secretName"] for one in pod.get("volumes", []) if one["name"] == "tls"
+        ]
         assert secrets == ([] if tls["insecure"] else [secret])
         mounts = [one["mountPath"] for one in release.main(name)["volumeMounts"]]
         wanted = [f"/etc/memkv/tls/{file}" for file in ("tls.crt", "tls.key", "ca.crt")]
@@ -458,16 +521,26 @@ def test_the_notes_say_the_next_command(release: Release) -> None:
     environment = {one["name"]: one.get("value") for one in release.main("memkv")["env"]}
     said = []
     for line in (one for one in release.notes.splitlines() if " exec " in one):
-        words = shlex.split(line)
+        words = shlex.split(line.removesuffix("\\"))
         said.append(_parser().parse_args(words[words.index("memkv") + 1 :]))
         assert words[words.index("-c") + 1] == release.main("memkv")["name"]
-    assert [one.command for one in said] == ["status", "nodes"]
+    assert [one.command for one in said] == ["status", "nodes", "tenants", "token"]
     # Who says nothing of the control plane means the one that this names.
     (flag,) = [one for one in release.main("memkv")["args"] if one.startswith("--control=")]
     assert f"--control={environment['MEMKV_CONTROL']}" == flag
-    tls = {name: getattr(said[1], f"tls_{name}") for name in ("cert", "key", "ca")}
     files = [one for one in release.main("memkv")["args"] if one.startswith("--tls-")]
-    assert [f"--tls-{name}={path}" for name, path in tls.items() if path] == files
+    for one in said:
+        tls = {name: getattr(one, f"tls_{name}") for name in ("cert", "key", "ca")}
+        assert [f"--tls-{name}={path}" for name, path in tls.items() if path] == files
+
+
+@pytest.mark.parametrize("anonymous", ["", "no", "yes"])
+def test_the_notes_say_who_needs_a_token(anonymous: str) -> None:
+    node = VALUES["first-day"]["node"] | {"anonymous": anonymous}
+    notes = render(VALUES["first-day"] | {"node": node}).notes
+    assert ("Until the first tenant" in notes) is (anonymous == "")
+    assert ("Nobody gets a block without a token" in notes) is (anonymous == "no")
+    assert ("memkv token issue" in notes) is (anonymous != "yes")
 
 
 def test_the_nodes_of_the_dynamo_manifests_are_these() -> None:

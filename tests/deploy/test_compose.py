@@ -18,6 +18,7 @@ from tests.deploy.chart import DEPLOY
 from tests.deploy.pool import environment
 
 FILE = DEPLOY / "compose.yaml"
+DOCKERFILE = DEPLOY / "docker/Dockerfile"
 NODES = ["node-1", "node-2", "node-3"]
 
 
@@ -71,9 +72,13 @@ def test_the_commands_are_memkvs(services: dict[str, Any]) -> None:
     settings = load_settings({}, environment=services["cli"]["environment"])
     assert require_nodes(settings) == tuple(f"{name}:9900" for name in NODES)
     lines = [line for line in FILE.read_text().splitlines() if " run --rm cli " in line]
-    assert len(lines) == 2
-    for line in lines:
-        _parser().parse_args(shlex.split(line.partition(" cli ")[2]))
+    said = [_parser().parse_args(shlex.split(line.partition(" cli ")[2])) for line in lines]
+    assert [one.command for one in said] == ["status", "nodes", "tenants", "token"]
+    # The token lands on a volume that engines may have, in a folder that the image gives its user.
+    (kept,) = services["cli"]["volumes"]
+    assert Path(said[-1].out).parent == Path(kept["target"])
+    made = next(line for line in DOCKERFILE.read_text().splitlines() if "install -d" in line)
+    assert kept["target"] in made.split()
 
 
 def test_they_may_do_little_and_use_io_uring(services: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import yaml
 
 from memkv_nixl.cli import main
 from memkv_nixl.kvbm._settings import tier_settings
+from tests.deploy.schema import findings
 
+FOLDER = Path(__file__).resolve().parent.parent.parent / "deploy/dynamo"
 ASKED = ["config", "dynamo", "--nodes", "a:1,b:2", "--salt", "it's", "--host-memory", "1GiB"]
 
 
@@ -89,12 +92,38 @@ def test_shared_memory_holds_the_region(capsys: pytest.CaptureFixture[str]) -> N
     assert pod["sharedMemorySize"] == "10Gi"  # of 1.5 and 8
 
 
+def test_pods_mount_the_secret_that_the_tier_reads_its_token_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = printed(capsys, "--token-secret", "memkv-acme")
+    (tier,) = document["kv_transfer_config"]["kv_connector_extra_config"]["secondary_tiers"]
+    pod = document["pod"]
+    assert pod["volumes"][1]["secret"] == {"secretName": "memkv-acme"}
+    mount = pod["volumeMounts"][1]
+    assert mount["name"] == pod["volumes"][1]["name"]
+    assert tier["token_file"] == f"{mount['mountPath']}/token"
+    assert "subPath" not in mount  # a renewed Secret would never come in
+    without = printed(capsys)
+    assert len(without["pod"]["volumes"]) == len(without["pod"]["volumeMounts"]) == 1
+    # It stands in a worker of a whole deployment as Kubernetes takes it.
+    (graph,) = [
+        one
+        for one in yaml.safe_load_all((FOLDER / "aggregated.yaml").read_text())
+        if one["kind"] == "DynamoGraphDeployment"
+    ]
+    spec = graph["spec"]["components"][1]["podTemplate"]["spec"]
+    spec["volumes"] += pod["volumes"][1:]
+    spec["containers"][0]["volumeMounts"] += pod["volumeMounts"][1:]
+    assert findings(graph) == []
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         (["--pool-credit", "1.5"], "pool-credit: 1.5 is not between 0 and 1"),
         (["--events-port", "0"], "events-port: 0 is not between 1 and 65535"),
         (["--nodes", "nonsense"], "nonsense"),
+        (["--token-secret", "s", "--token-file", "f"], "leave token-file out"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -14,7 +14,9 @@ import pytest
 
 from memkv_nixl._config import load_settings
 from memkv_nixl._daemon import STOP_DEADLINE_S
+from memkv_nixl._errors import ConfigError
 from memkv_nixl.cli import _parser
+from memkv_nixl.control._etcd import etcd_of
 from memkv_nixl.store._node_agent import NodeAgent
 from tests.deploy.chart import DEPLOY
 
@@ -68,18 +70,31 @@ def test_it_may_do_little(unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("memkv-control.service", "control"), ("memkv-node@.service", "node-nvme0")]
+    ("name", "file"),
+    [
+        ("memkv-control.service", "control"),
+        ("memkv-control.service", "control-etcd"),
+        ("memkv-node@.service", "node-nvme0"),
+    ],
 )
 def test_its_command_and_settings_are_memkvs(name: str, file: str, tmp_path: Path) -> None:
     words = shlex.split(service(name)["ExecStart"])[1:]
     args = _parser().parse_args(words)
-    assert args.config.replace("%i", "nvme0") == f"/etc/memkv/{file}.yaml"
+    there = f"/etc/memkv/{file.removesuffix('-etcd')}.yaml"
+    assert args.config.replace("%i", "nvme0") == there
+    assert (UNITS / f"{file}.yaml").read_text().startswith(f"# {there}")
     settings = load_settings({}, config=str(UNITS / f"{file}.yaml"), environment={})
     states = service(name)["StateDirectory"]
     if file == "control":
         assert settings.control.state == f"/var/lib/{states}"
         assert settings.control.tls_ca
+    elif file == "control-etcd":
+        assert settings.control.listen in [f"{one[:-5]}:9910" for one in settings.control.etcd]
+        assert settings.control.tls_ca
+        with pytest.raises(ConfigError, match=r"etcd_ca: .* cannot be read"):  # and nothing else
+            etcd_of(settings.control)
     else:
+        assert settings.node.also_known_as
         assert service(name)["Environment"] == f"MEMKV_NODE_AGENT_DIR=/var/lib/{states}"
         assert settings.node.control
         with pytest.raises(Exception, match="tls"):  # the files are missing here, nothing else is

@@ -34,7 +34,7 @@ from memkv_nixl._errors import ConfigError
 from memkv_nixl.kvbm._mooncake_events import Announcer, Publisher
 from memkv_nixl.kvbm._sglang_fields import meaning_of
 from memkv_nixl.store import Cluster
-from tests.engines import sglang_controller, sglang_pools, sglang_side
+from tests.engines import sglang_controller, sglang_hybrid_cases, sglang_pools, sglang_side
 from tests.engines.sglang_pools import LAYERS, PAGE
 from tests.engines.sglang_side import (
     Side,
@@ -148,46 +148,6 @@ def case_what_sglang_leaves_out_of_a_prefix_does_not_hide_pages() -> None:
                 assert all(other.get(left, 0, told))
                 assert other.page(0) == one.page(start)
                 assert other.page(99 - start) == one.page(99)
-
-
-def case_states_of_mamba_end_a_prefix_where_they_are() -> None:
-    keys = keys_of(24, 15)
-    with settings_of(), ExitStack() as stack:
-        one, other = (
-            stack.enter_context(Side(sglang_pools.mha(64), sglang_pools.mamba(16)))
-            for _ in range(2)
-        )
-        one.fill(7)
-        other.fill(8)
-        assert all(one.put(keys))
-        asked = [state(keys[-1:], [0])]
-        assert one.backend.batch_exists_v2(keys, asked).kv_hit_pages == 0
-        for page, slot in ((7, 3), (15, 5)):
-            stored = one.backend.batch_set_v2([state([keys[page]], [slot])], after(keys[:page]))
-            assert stored == {PoolName.MAMBA: [True]}
-        found = other.backend.batch_exists_v2(keys, asked)
-        assert found.kv_hit_pages == 16
-        assert found.extra_pool_hit_pages == {PoolName.KV: 24, PoolName.MAMBA: 16}
-        assert getattr(found, "restorable_prefix_pages", [8, 16]) == [8, 16]
-        loaded = other.backend.batch_get_v2([state([keys[15]], [9])], after(keys[:15]))
-        assert loaded == {PoolName.MAMBA: [True]}
-        for mine, theirs in zip(
-            one.mamba.get_hybrid_pool_buffer(), other.mamba.get_hybrid_pool_buffer(), strict=True
-        ):
-            if mine.numel():
-                assert torch.equal(mine[5].view(torch.uint8), theirs[9].view(torch.uint8))
-        missing = other.backend.batch_get_v2([state([keys[3]], [2])], after(keys[:3]))
-        assert missing == {PoolName.MAMBA: [False]}
-
-
-def case_every_page_of_a_pool_may_be_asked_for() -> None:
-    keys = keys_of(6, 16)
-    with settings_of(), Side(sglang_pools.mha(64), sglang_pools.mamba(16)) as side:
-        assert all(side.put(keys))
-        sets = side.backend.batch_set_v2([state(keys[:4], range(4))], after([]))
-        assert sets == {PoolName.MAMBA: [True] * 4}
-        found = side.backend.batch_exists_v2(keys, [state(keys, range(6), "all_pages")])
-        assert found.kv_hit_pages == 4
 
 
 def case_slots_that_do_not_fit_are_not_touched() -> None:
@@ -576,7 +536,11 @@ def case_nothing_is_told_after_the_end() -> None:
     announcer.tell(["a"], [])  # and nothing is raised on a thread of SGLang's
 
 
-CASES = {name[5:]: case for name, case in globals().items() if name.startswith("case_")}
+CASES = {
+    name[5:]: case
+    for name, case in {**globals(), **vars(sglang_hybrid_cases)}.items()
+    if name.startswith("case_")
+}
 
 
 def outcome_of(case: Callable[[], None]) -> str:

@@ -15,11 +15,13 @@ from tests.engines import venvs
 from tests.engines.conftest import Pool
 from tests.engines.engine import ROOT
 
-CASES = re.findall(
-    r"^def case_(\w+)\(",
-    Path(__file__).with_name("sglang_cases.py").read_text("utf-8"),
-    re.MULTILINE,
-)
+CASES = [
+    case
+    for file in ("sglang_cases.py", "sglang_hybrid_cases.py")
+    for case in re.findall(
+        r"^def case_(\w+)\(", Path(__file__).with_name(file).read_text("utf-8"), re.MULTILINE
+    )
+]
 
 
 @pytest.fixture(scope="module", params=sorted(n for n in venvs.INSIDE if n.startswith("sglang-")))

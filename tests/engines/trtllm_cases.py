@@ -33,7 +33,7 @@ from tests.kvbm.trtllm_stand_in import (
 
 install()
 
-from memkv_nixl._errors import MemKVError  # noqa: E402 - after the stand-in is there
+from memkv_nixl._errors import MemKVError, UsageError  # noqa: E402 - after the stand-in is there
 from memkv_nixl.kvbm.trtllm import MemKVScheduler, MemKVWorker  # noqa: E402
 
 TOKENS = 32
@@ -45,12 +45,18 @@ class Engine:
     """An executor with one connector and a pool of blocks."""
 
     def __init__(
-        self, space: str, *, chunk: int = 10_000, tokens: int = TOKENS, **tier: Any
+        self,
+        space: str,
+        *,
+        chunk: int = 10_000,
+        tokens: int = TOKENS,
+        args: Settings | None = None,
+        **tier: Any,
     ) -> None:
         said = {"weights": "rev1", "salt": space, "lookup_timeout_ms": 5000, "staging": "64MiB"}
         os.environ["MEMKV_NODES"] = NODES
         os.environ["MEMKV_TRTLLM"] = json.dumps({**said, **tier})
-        args = Settings("org/model", CacheSettings(tokens_per_block=tokens))
+        args = args or Settings("org/model", CacheSettings(tokens_per_block=tokens))
         self.worker, self.scheduler = MemKVWorker(args), MemKVScheduler(args)
         self.cache = torch.zeros(SHAPE, dtype=torch.bfloat16)
         self.worker.register_kv_caches(self.cache)
@@ -292,6 +298,42 @@ def case_a_cancelled_load_gives_its_rows_back() -> None:
     assert engine.staging.rows.free_count == free + 2
     engine.scheduler.request_reset(request)
     engine.close()
+
+
+def case_a_second_cache_is_refused_and_the_first_goes_on() -> None:
+    """It once took the first staging away under promised rows, and lent its own rows twice."""
+    question = prompt(17, 8 * TOKENS)
+    engine = shown("twice")
+    engine.run(question)
+    engine.settle()
+    request = Request(997, question)
+    assert engine.scheduler.get_num_new_matched_tokens(request, 0) == (7 * TOKENS, False)
+    said = ""
+    try:
+        engine.worker.register_kv_caches(torch.zeros(SHAPE, dtype=torch.bfloat16))
+    except UsageError as error:
+        said = str(error)
+    assert "a second time" in said
+    assert engine.worker._link.staging is engine.staging
+    engine.scheduler.request_finished(request, [])  # gives back what was promised, once
+    engine.settle()
+    assert engine.run(question) == 7 * TOKENS
+    engine.close()
+
+
+def case_a_later_engine_of_the_same_settings_begins_anew() -> None:
+    question = prompt(18, 8 * TOKENS)
+    first = shown("later")
+    first.run(question)
+    first.settle()
+    args = first.worker._llm_args
+    second = Engine("later", args=args)
+    assert second.staging is not first.staging
+    assert first.staging.tier.closed
+    assert second.run(prompt(0, 5 * TOKENS)) == 0  # it has to be shown the size of blocks itself
+    second.settle()
+    assert second.run(question) == 7 * TOKENS
+    second.close()
 
 
 def case_orders_are_done_once() -> None:

@@ -86,6 +86,20 @@ def test_namespaces_do_not_see_each_other(pool: str) -> None:
     assert memkv("get", *args, "model-a", "shared-key", "-").stdout == b"a"
 
 
+def test_a_drop_generation_is_named_by_flag_or_environment(pool: str) -> None:
+    at = ("--nodes", pool, "--namespace", "dropped")
+    first = ("--drop-generation", "1")
+    assert memkv("put", *at, *first, "k", "-", stdin=b"of the first").returncode == 0
+    assert memkv("get", *at, "k", "-").returncode == 3
+    assert memkv("match", *at, "k").returncode == 3
+    assert memkv("match", *at, *first, "k").returncode == 0
+    assert memkv("put", *at, "k", "-", stdin=b"another").returncode == 0
+    got = memkv("get", *at, "k", "-", MEMKV_DROP_GENERATION="1")
+    assert got.stdout == b"of the first"
+    assert memkv("drop", *at, *first, "k").returncode == 0
+    assert memkv("get", *at, "k", "-").stdout == b"another"
+
+
 def test_groups_lie_on_one_node_and_are_found_by_group(pool: str) -> None:
     args = ["--nodes", pool, "--namespace", "grouped", "--group", "prefix-1"]
     keys = [f"g{i}" for i in range(16)]
@@ -105,6 +119,7 @@ def test_groups_lie_on_one_node_and_are_found_by_group(pool: str) -> None:
         (["put", "--nodes", "127.0.0.1:1", "k", "/no/such/file"], "cannot be read"),
         (["get", "--nodes", "127.0.0.1:1", "--hex", "xyz", "-"], "hexadecimal"),
         (["match", "--nodes", "127.0.0.1:1", "--timeout-ms", "0", "k"], "timeout_ms"),
+        (["get", "--nodes", "127.0.0.1:1", "--drop-generation", "-1", "k", "-"], "drop_generation"),
         (["node", "serve"], "no device is named"),
         (["node", "serve", "--device", "x", "--capacity", "many"], "write one such as"),
     ],

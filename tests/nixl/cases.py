@@ -170,7 +170,7 @@ def listed(parameters: dict[str, str]) -> None:
     assert set(defaults) == {
         *("nodes", "namespace", "key_dialect", "token_file", "transport"),
         *("tls_ca", "tls_cert", "tls_key", "tls_server_name"),
-        *("timeout_ms", "query_timeout_ms", "verify"),
+        *("timeout_ms", "query_timeout_ms", "verify", "drop_generation"),
     }
     # As many do: all parameters, some of them changed.
     agent.create_backend("MEMKV", {**defaults, **parameters})

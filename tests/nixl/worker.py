@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-from tests.nixl import obj_cases, registrations  # noqa: F401 - they add their cases
+from tests.nixl import drop_cases, obj_cases, registrations  # noqa: F401 - they add their cases
 from tests.nixl.cases import CASES
 
 

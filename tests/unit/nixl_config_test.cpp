@@ -114,6 +114,26 @@ TEST_F(NixlConfigTest, AnEmptyValueIsNone) {
   EXPECT_EQ(settings->space, *space_of("default", Dialect::raw));
 }
 
+TEST_F(NixlConfigTest, TheDropGenerationIsAPartOfTheNamespace) {
+  EXPECT_EQ(load({{"nodes", "a:1"}})->space.generation, 0u);
+  variables_["MEMKV_CONFIG"] = file("c.yaml", "nodes: [a:1]\ndrop_generation: 1\n");
+  EXPECT_EQ(load({})->space.generation, 1u);
+  variables_["MEMKV_DROP_GENERATION"] = "2";
+  EXPECT_EQ(load({})->space.generation, 2u);
+  const auto given = load({{"drop_generation", "4294967295"}});
+  ASSERT_TRUE(given.has_value()) << given.error().text;
+  EXPECT_EQ(given->space.generation, 4294967295u);
+  EXPECT_EQ(given->space.id, space_of("default", Dialect::raw)->id);
+  for (const char* const wrong : {"4294967296", "-1", "1.0", "one"}) {
+    EXPECT_NE(refusal_of("drop_generation", wrong).find("between 0 and 4294967295"),
+              std::string::npos)
+        << wrong;
+  }
+  // Whatever the backend's name is.
+  variables_["MEMKV_NAMESPACE"] = "llama";
+  EXPECT_EQ(load_settings({{"bucket", "kv"}}, environment(), kObjName)->space.generation, 2u);
+}
+
 // ---- the name OBJ
 
 // What vLLM's own tier `obj` hands to NIXL.
@@ -197,8 +217,6 @@ TEST_F(NixlConfigTest, AStoresParametersAreOfTheNameObjOnly) {
   for (const char* const name : {"bucket", "access_key", "endpoint_override", "type"}) {
     EXPECT_NE(refusal_of(name, "x").find("by the name OBJ"), std::string::npos) << name;
   }
-  variables_["MEMKV_CONFIG"] = file("c.yaml", "bucket: kv\n");
-  EXPECT_NE(refusal({{"nodes", "a:1"}}).find("by the name OBJ"), std::string::npos);
   // By that name, too, a word that nobody knows is refused.
   variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
   const auto settings = load_settings({{"buckets", "kv"}}, environment(), kObjName);
@@ -206,10 +224,33 @@ TEST_F(NixlConfigTest, AStoresParametersAreOfTheNameObjOnly) {
   EXPECT_NE(settings.error().text.find("no such parameter"), std::string::npos);
 }
 
+// It once said to create the backend by the name OBJ, to those who had done so.
+TEST_F(NixlConfigTest, AStoresParametersAreNotOfTheFileWhateverTheName) {
+  variables_ = {{"MEMKV_NODES", "e:1"}, {"MEMKV_NAMESPACE", "llama"}};
+  variables_["MEMKV_CONFIG"] = file("c.yaml", "timeout_ms: 7\nbucket: kv\n");
+  for (const std::string_view name : {std::string_view("MEMKV"), kObjName}) {
+    const auto settings = load_settings({}, environment(), name);
+    ASSERT_FALSE(settings.has_value()) << name;
+    const std::string& said = settings.error().text;
+    EXPECT_NE(said.find("c.yaml:2: bucket: "), std::string::npos) << said;
+    EXPECT_NE(said.find("hand them to the one that is created by the name OBJ"), std::string::npos)
+        << said;
+    EXPECT_NE(said.find("`namespace: NAMESPACE/BUCKET`"), std::string::npos) << said;
+    EXPECT_EQ(said.find("only where"), std::string::npos) << said;
+  }
+  // What it says to write is the same place as the bucket that a backend OBJ is handed.
+  variables_ = {{"MEMKV_NODES", "e:1"}};
+  variables_["MEMKV_CONFIG"] = file("d.yaml", "namespace: llama/kv\n");
+  const auto written = load_settings({}, environment(), kObjName);
+  ASSERT_TRUE(written.has_value()) << written.error().text;
+  EXPECT_EQ(written->space, *space_of("llama/kv", Dialect::obj));
+}
+
 TEST_F(NixlConfigTest, TheDefaultsAreWhatNothingGives) {
   variables_["MEMKV_NODES"] = "e:1";
   const Parameters defaults = default_parameters(environment());
-  EXPECT_EQ(defaults.size(), 12u);
+  EXPECT_EQ(defaults.size(), 13u);
+  EXPECT_EQ(defaults.at("drop_generation"), "0");
   EXPECT_EQ(defaults.at("nodes"), "e:1");
   EXPECT_EQ(defaults.at("key_dialect"), "raw");
   const auto settings = load(defaults);  // handing them back changes nothing
@@ -228,8 +269,8 @@ TEST_F(NixlConfigTest, UnknownParametersAreRefusedByName) {
             "'query_timeout_ms'?");
   EXPECT_EQ(refusal_of("colour", "red"),
             "parameter colour: there is no such parameter; known are nodes, namespace, "
-            "key_dialect, token_file, tls_ca, tls_cert, tls_key, tls_server_name, transport, "
-            "timeout_ms, query_timeout_ms, verify");
+            "drop_generation, key_dialect, token_file, tls_ca, tls_cert, tls_key, tls_server_name, "
+            "transport, timeout_ms, query_timeout_ms, verify");
   EXPECT_NE(refusal_of("", "red").find("known are"), std::string::npos);
   // Of several the same is named in every run.
   EXPECT_EQ(refusal({{"zzzzzz", "1"}, {"nodess", "1"}, {"yyyyyy", "1"}}),

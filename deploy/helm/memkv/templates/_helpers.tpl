@@ -50,6 +50,28 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{- /* Where agents and commands find the control plane. One process: the Service, whose address stays.
+       Several: each by its own name, so that a leader that stands still is left for another one. */ -}}
+{{- define "memkv.controlAddresses" -}}
+{{- $name := printf "%s-control" (include "memkv.name" .) -}}
+{{- if eq (int .Values.control.replicas) 1 -}}
+{{- printf "%s.%s.svc:9910" $name .Release.Namespace -}}
+{{- else -}}
+{{- $addresses := list -}}
+{{- range $i := until (int .Values.control.replicas) -}}
+{{- $addresses = append $addresses (printf "%s-%d.%s-pods.%s.svc:9910" $name $i $name $.Release.Namespace) -}}
+{{- end -}}
+{{- join "," $addresses -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What clients may name the node by beside the address that it advertises. */ -}}
+{{- define "memkv.otherNames" -}}
+{{- $name := include "memkv.name" . -}}
+{{- $own := list (printf "$(POD_NAME).%s:9900" $name) (printf "$(POD_NAME).%s.%s:9900" $name .Release.Namespace) -}}
+{{- concat $own .Values.node.alsoKnownAs | join "," -}}
+{{- end -}}
+
 {{- define "memkv.confined" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -71,6 +93,36 @@ capabilities:
 - name: tls
   mountPath: /etc/memkv/tls
   readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- /* What the control plane shows to etcd, and believes there. */ -}}
+{{- define "memkv.etcdTlsFlags" -}}
+{{- with .Values.control.etcdTls }}
+{{- if .secret }}
+- --etcd-ca=/etc/memkv/etcd-tls/ca.crt
+{{- if .clientCertificate }}
+- --etcd-cert=/etc/memkv/etcd-tls/tls.crt
+- --etcd-key=/etc/memkv/etcd-tls/tls.key
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "memkv.etcdTlsMount" -}}
+{{- if .Values.control.etcdTls.secret }}
+- name: etcd-tls
+  mountPath: /etc/memkv/etcd-tls
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "memkv.etcdTlsVolume" -}}
+{{- with .Values.control.etcdTls.secret }}
+- name: etcd-tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
 {{- end }}
 {{- end -}}
 
