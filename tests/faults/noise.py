@@ -1,0 +1,46 @@
+"""How late this machine is: what a thread that wants to run every few milliseconds has to wait.
+
+Deadlines are promises of the store; when a thread gets to run is the machine's business. Whoever
+judges a request by the clock adds what was measured here, at the same time and in the same process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+_EVERY_S = 0.005
+
+
+class Noise:
+    """Measures from now on; use it in a `with`."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._late: list[tuple[float, float, float]] = []  # from, to, how late
+        self._thread = threading.Thread(target=self._measure, name="noise", daemon=True)
+
+    def __enter__(self) -> Noise:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def worst(self, begin: float = 0.0, end: float = float("inf")) -> float:
+        """The longest wait of those that lie in or across this time."""
+        return max((late for a, b, late in self._late if a <= end and b >= begin), default=0.0)
+
+    def total(self, begin: float, end: float) -> float:
+        """All waits of this time together."""
+        return sum(late for a, b, late in self._late if a <= end and b >= begin)
+
+    def _measure(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(_EVERY_S):
+            now = time.monotonic()
+            late = now - last - _EVERY_S
+            if late > _EVERY_S:
+                self._late.append((last, now, late))
+            last = now
