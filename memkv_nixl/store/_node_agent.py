@@ -201,23 +201,24 @@ class NodeAgent:
     # ---- the control plane
 
     async def _keep_registered(self) -> None:
-        pause_s = _RETRY_S[0]
+        pauses = Pauses()
         while True:
             await self._up.wait()
             self._registered = False
-            reason = leader = ""
+            leader = ""
             try:
                 async with _channel(self._replicas.current, self._credentials) as channel:
                     await self._one_stream(placement_pb2_grpc.PlacementStub(channel))
             except grpc.aio.AioRpcError as error:
                 reason, leader = self._judge(error)
+                if reason:
+                    pauses.answered()
             except UnreachableError as error:
                 _log.warning("%s; memkvd serves on, and this tries again", error)
             if self._registered:
-                pause_s = _RETRY_S[0]
+                pauses = Pauses()
             if not self._replicas.turn(leader):
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-                pause_s = min(2 * pause_s, _REFUSED_RETRY_S if reason else _RETRY_S[1])
+                await asyncio.sleep(pauses.next() * random.uniform(0.5, 1.0))  # noqa: S311
 
     def _judge(self, error: grpc.aio.AioRpcError) -> tuple[str, str]:
         """Some refusals are for good; after all others, whose reason it gives, it tries again."""
@@ -430,6 +431,27 @@ async def serve(settings: NodeSettings, ready: Callable[[Running, str], None]) -
         await agent.run(stop, ready)
     finally:
         agent.close()
+
+
+class Pauses:
+    """How long an agent waits after each round of replicas that did not take it.
+
+    Longer each time, so that a control plane which is down is left in peace; but while a replica
+    answers there is one to lead soon, however many others do not.
+    """
+
+    def __init__(self) -> None:
+        self._next_s, self._longest_s = _RETRY_S
+
+    def answered(self) -> None:
+        """A replica of this round refused the node and said why."""
+        self._longest_s = _REFUSED_RETRY_S
+
+    def next(self) -> float:
+        """The pause behind this round; then another one begins."""
+        pause_s = min(self._next_s, self._longest_s)
+        self._next_s, self._longest_s = 2 * pause_s, _RETRY_S[1]
+        return pause_s
 
 
 class _Stat:

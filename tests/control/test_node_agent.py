@@ -15,6 +15,7 @@ from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._placement import node_id_of
 from memkv_nixl.proto.memkv.v1 import map_pb2
+from memkv_nixl.store._node_agent import Pauses
 from tests.control.certificates import certificates
 from tests.control.processes import Machine, Operator, Served, control, operator
 from tests.integration.nodes import DEADLINE_S, memkv
@@ -238,3 +239,14 @@ def test_agents_and_control_plane_show_certificates(machine: Machine, tmp_path: 
             with machine.agent(plane.address, *tls):
                 we.wait_event("node_joined")
                 we.wait_node(lambda node: node.stats)
+
+
+def test_while_one_replica_answers_an_agent_asks_again_within_a_second() -> None:
+    """… also when the last one of the round, or all of former rounds, did not: it came to 5 s."""
+    pauses = Pauses()
+    silent = [pauses.next() for _ in range(8)]
+    assert silent == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    for _ in range(3):
+        pauses.answered()
+        assert pauses.next() == 1.0
+    assert [pauses.next() for _ in range(3)] == [2.0, 4.0, 5.0]

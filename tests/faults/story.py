@@ -67,15 +67,18 @@ class Observer:
         (code,) = self._wait(self._client.put(SPACE, [key], [block]))
         if code != "ok":
             return f"node {node.index} answers a put with {code}"
-        code = self.get(key)
+        (code,) = self.get([key])
         return "" if code == "ok" else f"node {node.index} answers a get with {code}"
 
-    def get(self, key: bytes) -> str:
-        """The code; `wrong` when other bytes came."""
-        block = content(key, 0)
-        target = np.zeros_like(block)
-        (code,) = self._wait(self._client.get(SPACE, [key], [target]))
-        return "wrong" if code == "ok" and not np.array_equal(block, target) else code
+    def get(self, keys: list[bytes]) -> list[str]:
+        """Each one's code; `wrong` when other bytes came."""
+        blocks = [content(key, 0) for key in keys]
+        targets = [np.zeros_like(block) for block in blocks]
+        codes = self._wait(self._client.get(SPACE, keys, targets))
+        for at, (block, target) in enumerate(zip(blocks, targets, strict=True)):
+            if codes[at] == "ok" and not np.array_equal(block, target):
+                codes[at] = "wrong"
+        return codes
 
     def keep(self, node: Node) -> bytes:
         """A key that lies there now."""
@@ -204,7 +207,7 @@ class Story:
             began = time.monotonic()
             if node.kill_memkvd():
                 self._back.append(lambda: began)
-                self._look(node, began)
+                self._look([node], began)
 
     def _kill(self, process: Kept) -> None:
         starts = process.kill()
@@ -229,36 +232,39 @@ class Story:
             machine.slow()
         else:
             machine.cut()
-            for node in self._pool.nodes:
-                if machine in (node.machine, self._pool.here):
-                    self._look(node, began)
+            everywhere = machine is self._pool.here
+            gone = [one for one in self._pool.nodes if everywhere or one.machine is machine]
+            if gone:
+                self._look(gone, began)
         return machine, began + length
 
     def _mend(self, machine: Machine, not_before: float) -> float:
         """Requests fill the time until then."""
         while time.monotonic() < not_before:
-            for node in self._pool.nodes:
-                self._judge_observed(self._observer.get(self._observer.key_of(node)))
+            keys = [self._observer.key_of(node) for node in self._pool.nodes]
+            self._judge_observed(self._observer.get(keys))
         self.tell(f"heal: the link of {machine.name}")
         machine.heal()
         return time.monotonic()
 
     # ---- what is promised
 
-    def _look(self, node: Node, since: float) -> None:
+    def _look(self, nodes: list[Node], since: float) -> None:
         """A block of a node that is gone is a miss in time; or it is there again already."""
-        code = self._observer.get(self._kept[node.index])
+        codes = self._observer.get([self._kept[node.index] for node in nodes])
         now = time.monotonic()
         took = now - since
-        self._answered.append((code, took))
-        self.tell(f"a block of node {node.index} is answered {code} after {took:.3f} s")
-        self._judge_observed(code)
+        self._answered += [(code, took) for code in codes]
+        where = ", ".join(str(node.index) for node in nodes)
+        self.tell(f"a block of node {where}: {', '.join(codes)} after {took:.3f} s")
+        self._judge_observed(codes)
         if took > MISS_WITHIN_S + self._noise.worst(since, now):
             self.trouble(f"that is more than {MISS_WITHIN_S} s")
 
-    def _judge_observed(self, code: str) -> None:
-        if code not in ("ok", "not_found", "unreachable", "timeout", "busy", "shutdown"):
-            self.trouble(f"the observer's get was answered {code}")
+    def _judge_observed(self, codes: list[str]) -> None:
+        wrong = set(codes) - {"ok", "not_found", "unreachable", "timeout", "busy", "shutdown"}
+        if wrong:
+            self.trouble(f"the observer's get was answered {', '.join(wrong)}")
 
     def _expect_well(self, since: float, within_s: float) -> None:
         """The map has every node, and every node serves, without anybody having done a thing."""
