@@ -17,7 +17,7 @@ class Noise:
 
     def __init__(self) -> None:
         self._stop = threading.Event()
-        self._late: list[tuple[float, float, float]] = []  # from, to, how late
+        self._late: list[tuple[float, float, float]] = []
         self._thread = threading.Thread(target=self._measure, name="noise", daemon=True)
 
     def __enter__(self) -> Noise:
@@ -32,9 +32,9 @@ class Noise:
         """The longest wait of those that lie in or across this time."""
         return max((late for a, b, late in self._late if a <= end and b >= begin), default=0.0)
 
-    def total(self, begin: float, end: float) -> float:
-        """All waits of this time together."""
-        return sum(late for a, b, late in self._late if a <= end and b >= begin)
+    def note(self, begin: float, end: float, late: float) -> None:
+        """A thread that wanted to run at `begin` had to wait for so long, until `end`."""
+        self._late.append((begin, end, late))
 
     def _measure(self) -> None:
         last = time.monotonic()
@@ -42,5 +42,5 @@ class Noise:
             now = time.monotonic()
             late = now - last - _EVERY_S
             if late > _EVERY_S:
-                self._late.append((last, now, late))
+                self.note(last, now, late)
             last = now

@@ -35,7 +35,9 @@ LOADS = 2
 MISS_WITHIN_S = 1.0
 REJOINED_WITHIN_S = 10.0
 STARTED_WITHIN_S = 60.0  # the whole pool, from nothing
-CUT_S = (0.3, 3.0)
+BROKEN_S = (0.3, 3.0)
+LONG_BROKEN_S = (5.0, 8.0)  # behind which the pauses of whoever tries again are long
+LONG_SHARE = 0.15
 KINDS = ("memkvd", "agent", "node", "replica", "leader", "etcd")
 
 
@@ -220,7 +222,8 @@ class Story:
 
     def _break_link(self) -> tuple[Machine, float] | None:
         machine = self._rng.choice(self._pool.machines)
-        cut, length = self._rng.random() < 0.6, self._rng.uniform(*CUT_S)
+        cut, long = self._rng.random() < 0.6, self._rng.random() < LONG_SHARE
+        length = self._rng.uniform(*(LONG_BROKEN_S if long else BROKEN_S))
         if machine.is_cut or machine.slowed:
             return None
         self._links["cut" if cut else "slowed"] += 1
