@@ -466,6 +466,7 @@ class _Stat:
             token_file=str(token_file),
             name="memkv-node",
             timeout_ms=_STAT_TIMEOUT_MS,
+            follow=False,  # the other nodes of the map do not know its token
         )
 
     async def ask(self) -> dict[str, int | float | str]:

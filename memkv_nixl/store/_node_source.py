@@ -111,7 +111,9 @@ async def _serve_page(
     from memkv_nixl._native import Client
 
     said = json.loads(line)
-    client = Client([said["address"]], name="memkv-metrics", timeout_ms=_STAT_TIMEOUT_MS)
+    client = Client(
+        [said["address"]], name="memkv-metrics", timeout_ms=_STAT_TIMEOUT_MS, follow=False
+    )
 
     async def ask() -> Stats:
         return parse_stats(await asyncio.to_thread(client.stat, 0, _STAT_TIMEOUT_MS))
