@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._control_plane import Replicas, refusal_of
-from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
+from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, UnreachableError
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
 from memkv_nixl._stat import parse_stats
@@ -95,6 +95,7 @@ class NodeAgent:
         self._registered = False
         self._stat: _Stat | None = None
         self._held = 0  # the epoch of the map that memkvd said it holds
+        self._unkept = 0  # the epoch of a map that could not be written
         self._mover: BlockMover | None = None
         self._mover_tokens = MoverTokens(self._folder)
         self._moving = threading.Event()  # set: it is to end
@@ -106,7 +107,13 @@ class NodeAgent:
         `ready` hears of memkvd, and where /metrics is.
         """
         # Before there is a map memkvd has its own, of epoch 1, and is to know our token already.
-        self._hand_over(self._map if self._map.epoch else map_pb2.ClusterMap(epoch=1))
+        first = self._map if self._map.epoch else map_pb2.ClusterMap(epoch=1)
+        try:
+            self._hand_over(first)
+        except OSError as error:
+            raise UnreachableError(
+                f"the map for memkvd cannot be written: {self._map_file}: {error.strerror}"
+            ) from error
         async with contextlib.AsyncExitStack() as stack:
             metrics = await self._serve_metrics(stack)
             running = await asyncio.to_thread(self._daemon.start)
@@ -225,7 +232,7 @@ class NodeAgent:
         reason, leader = refusal_of(error)
         sentence = f"the control plane {self._replicas.current} says: {error.details()}"
         if reason in _FOR_GOOD:
-            raise RefusedError(f"{sentence}. memkvd serves on, and nobody speaks for it", "denied")
+            raise DismissedError(f"{sentence}. memkvd serves on, and nobody speaks for it")
         _log.warning("%s (%s); memkvd serves on, and this tries again", sentence, error.code().name)
         return reason, leader
 
@@ -319,7 +326,10 @@ class NodeAgent:
             self._drained = False
             _log.info("this node is to be %s", map_pb2.NodeState.Name(answer.state))
         if answer.HasField("map"):
-            self._take_map(answer.map)
+            try:
+                self._take_map(answer.map)
+            except OSError as error:  # the control plane sends it again
+                self._say_unkept(answer.map.epoch, error)
 
     # ---- blocks that move
 
@@ -409,6 +419,19 @@ class NodeAgent:
             len(fresh.nodes),
             extra={"fields": fields},
         )
+
+    def _say_unkept(self, epoch: int, error: OSError) -> None:
+        """Once for each map: it comes with every heartbeat."""
+        if epoch != self._unkept:
+            _log.error(
+                "the map of epoch %d cannot be written to %s: %s; memkvd goes on with that of "
+                "epoch %d. Make room there, or give it to this user",
+                epoch,
+                self._folder,
+                error.strerror,
+                self._map.epoch,
+            )
+        self._unkept = epoch
 
     def _hand_over(self, map_: map_pb2.ClusterMap) -> None:
         write_map_file(self._map_file, map_, self._token.rule)

@@ -24,12 +24,11 @@ class Policy:
 
     restart: str
     after_s: float
+    prevented: tuple[int, ...] = ()  # by these exit codes
 
     def wants(self, status: int) -> bool:
         """Whether one that ended so is started again; negative: by that signal."""
-        return self.restart == "always" or (
-            status < 0 if self.restart == "on-abnormal" else status != 0
-        )
+        return (self.restart == "always" or status != 0) and status not in self.prevented
 
 
 def policy_of(unit: str) -> Policy:
@@ -38,8 +37,9 @@ def policy_of(unit: str) -> Policy:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     assert parser.read(_UNITS / unit), f"there is no {unit}"
     service = parser["Service"]
-    assert service["Restart"] in ("always", "on-abnormal", "on-failure"), service["Restart"]
-    return Policy(service["Restart"], float(service["RestartSec"]))
+    assert service["Restart"] in ("always", "on-failure"), service["Restart"]
+    prevented = tuple(map(int, service.get("RestartPreventExitStatus", "").split()))
+    return Policy(service["Restart"], float(service["RestartSec"]), prevented)
 
 
 class Kept:

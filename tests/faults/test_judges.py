@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from memkv_nixl._errors import CODES
+from memkv_nixl.cli import EXIT_DISMISSED
 from tests.faults import load
 from tests.faults.load import DEADLINE_MS, SLACK_S, Judge, Worker, too_late
 from tests.faults.noise import Noise
@@ -151,7 +152,7 @@ def kept(folder: Path, script: str, policy: Policy) -> Iterator[Kept]:
 
 
 def test_what_was_killed_is_started_again_by_its_policy(tmp_path: Path) -> None:
-    policy = Policy("on-abnormal", 0.1)
+    policy = Policy("on-failure", 0.1)
     with kept(tmp_path, "import signal; signal.pause()", policy) as it:
         first = it.started_at
         it.wait_started(it.kill())
@@ -160,13 +161,12 @@ def test_what_was_killed_is_started_again_by_its_policy(tmp_path: Path) -> None:
 
 
 def test_what_ended_for_good_is_not(tmp_path: Path) -> None:
-    on_abnormal, blamed = Policy("on-abnormal", 0.0), pytest.raises(AssertionError, match="with 1")
-    with kept(tmp_path, "raise SystemExit(1)", on_abnormal) as it, blamed:
+    policy, blamed = policy_of("memkv-node@.service"), pytest.raises(AssertionError, match="with 5")
+    with kept(tmp_path, f"raise SystemExit({EXIT_DISMISSED})", policy) as it, blamed:
         it.wait_started(2)
-    assert policy_of("memkv-node@.service") == Policy("on-abnormal", 2.0)
+    assert policy == Policy("on-failure", 2.0, (2, 5))
+    assert [policy.wants(status) for status in (-9, 0, 1, 2)] == [True, False, True, False]
     assert policy_of("memkv-control.service") == Policy("on-failure", 2.0)
-    assert Policy("on-failure", 2.0).wants(1)
-    assert not Policy("on-failure", 2.0).wants(0)
 
 
 def test_noise_is_what_a_thread_had_to_wait() -> None:
