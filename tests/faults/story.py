@@ -35,6 +35,7 @@ LOADS = 2
 MISS_WITHIN_S = 1.0
 REJOINED_WITHIN_S = 10.0
 STARTED_WITHIN_S = 60.0  # the whole pool, from nothing
+KILLS_AT_A_TIME = 5
 BROKEN_S = (0.3, 3.0)
 LONG_BROKEN_S = (5.0, 8.0)  # behind which the pauses of whoever tries again are long
 LONG_SHARE = 0.15
@@ -171,7 +172,7 @@ class Story:
     def _round(self) -> None:
         """Faults that overlap, then all is mended, and then all has to be well again in time."""
         rng = self._rng
-        faults = [self._kill_one] * min(rng.randint(1, 4), self._kills_left)
+        faults = [self._kill_one] * min(rng.randint(1, KILLS_AT_A_TIME), self._kills_left)
         faults += [self._break_link] * rng.choice((0, 1, 1, 2))
         rng.shuffle(faults)
         links = [fault() for fault in faults]
