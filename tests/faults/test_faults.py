@@ -1,8 +1,8 @@
 """The whole pool under faults: a real etcd, three replicas and three nodes on machines of their own
 (network namespaces), links cut, slowed and healed, kill -9 of any process at random, under load.
 
-In CI there are 30 kills, elsewhere 10; MEMKV_FAULTS_KILLS says otherwise. MEMKV_FAULTS_SEED runs one
-seed again; -s shows what was done and measured."""
+In CI there are 30 kills, elsewhere 10, or MEMKV_FAULTS_KILLS. MEMKV_FAULTS_SEED runs one seed
+again; -s shows what was done and measured."""
 
 from __future__ import annotations
 
