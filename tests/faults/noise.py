@@ -1,15 +1,27 @@
-"""How late this machine is: what a thread that wants to run every few milliseconds has to wait.
+"""How late this machine is: how long threads that want to run have to wait for a core.
 
 Deadlines are promises of the store; when a thread gets to run is the machine's business. Whoever
-judges a request by the clock adds what was measured here, at the same time and in the same process.
+judges by the clock adds what was measured here at the same time: `Noise` in the process that made a
+request, `waited_s` of other processes, as the kernel counts it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from pathlib import Path
 
 _EVERY_S = 0.005
+
+
+def waited_s(pid: int) -> float:
+    """How long the thread of this process that waited longest did so, since it started."""
+    waits = [0]
+    for stat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            waits.append(int(stat.read_text("ascii").split()[1]))
+    return max(waits) / 1e9
 
 
 class Noise:

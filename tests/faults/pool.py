@@ -10,8 +10,7 @@ import select
 import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from memkv_nixl.proto.memkv.v1 import (
     placement_pb2_grpc,
 )
 from tests.faults.network import Machine, Network
+from tests.faults.noise import waited_s
 from tests.faults.supervisor import Kept, Policy, policy_of
 
 COUNT = 3
@@ -50,12 +50,17 @@ class Node:
     def address(self) -> str:
         return f"{self.machine.host}:{BLOCKS_PORT}"
 
+    @property
+    def memkvd_pid(self) -> int:
+        """Of the one that was started last. Raises OSError when none was."""
+        record = json.loads((self.folder / "agent" / "memkvd.json").read_text("utf-8"))
+        return int(record["pid"])
+
     def kill_memkvd(self) -> bool:
         """kill -9 of memkvd, and waits until it is gone; False when none runs."""
         try:
-            record = json.loads((self.folder / "agent" / "memkvd.json").read_text("utf-8"))
-            descriptor = os.pidfd_open(record["pid"])
-        except (OSError, ValueError):
+            descriptor = os.pidfd_open(self.memkvd_pid)
+        except OSError:
             return False
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
@@ -156,12 +161,17 @@ class Pool:
                 return f"node {node.index} holds the map {said[0].epoch}, not {listed.epoch}"
         return ""
 
-    def wait(self, what_is_wrong: Callable[[], str], end: float) -> str:
-        """Asks until nothing is wrong; gives what still was at the end."""
-        while True:
-            wrong = what_is_wrong()
-            if not wrong or time.monotonic() > end:
-                return wrong
+    def waits(self) -> dict[str, dict[int, float]]:
+        """How long each process had to wait for a core since it started, by its kind and number."""
+        waits: dict[str, dict[int, float]] = {}
+        for process in self.processes:
+            waits.setdefault(process.what.rstrip("0123456789"), {})[process.pid] = waited_s(
+                process.pid
+            )
+        for node in self.nodes:
+            with contextlib.suppress(OSError):
+                waits.setdefault("memkvd", {})[node.memkvd_pid] = waited_s(node.memkvd_pid)
+        return waits
 
     def _start_etcd(self, policy: Policy) -> tuple[Machine, Kept]:
         machine = self.network.machine("etcd")

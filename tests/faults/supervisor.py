@@ -58,6 +58,12 @@ class Kept:
         self._thread.start()
         self.wait_started(1)
 
+    @property
+    def pid(self) -> int:
+        """Of the one that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> int:
         """kill -9; gives the number of starts that there will be when it is back."""
         with self._changed:

@@ -3,7 +3,9 @@ well, and on stores that each do one thing wrong."""
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from memkv_nixl._errors import CODES
 from memkv_nixl.cli import EXIT_DISMISSED
 from tests.faults import load
 from tests.faults.load import DEADLINE_MS, SLACK_S, Judge, Worker, too_late
-from tests.faults.noise import Noise
+from tests.faults.noise import Noise, waited_s
+from tests.faults.story import held_up_s
 from tests.faults.supervisor import Kept, Policy, policy_of
 
 REQUESTS = 400
@@ -176,6 +179,28 @@ def test_noise_is_what_a_thread_had_to_wait() -> None:
         ended = time.monotonic()
     assert noise.worst(began, ended) > 0.02
     assert noise.worst(ended + 60) == 0.0
+
+
+def test_a_process_that_was_started_anew_is_held_up_from_its_start() -> None:
+    before = {"agent": {1: 5.0, 2: 1.0}, "etcd": {3: 2.0}}
+    now = {"agent": {1: 5.25, 4: 0.5}, "etcd": {3: 2.0}}
+    assert held_up_s(before, now) == 0.5
+    assert held_up_s(before, {**now, "etcd": {3: 4.0}}) == 2.5
+
+
+def test_the_kernel_says_how_long_a_process_waited() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, {{{cores[0]}}})\nwhile True: pass"
+    both = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2)]
+    end = time.monotonic() + 30
+    try:
+        while min(waited_s(process.pid) for process in both) < 0.2:
+            assert time.monotonic() < end, "two that share a core never waited"
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert waited_s(both[0].pid) == 0.0
 
 
 def hold_the_interpreter(seconds: float) -> None:
