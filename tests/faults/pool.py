@@ -59,13 +59,17 @@ class Node:
     def kill_memkvd(self) -> bool:
         """kill -9 of memkvd, and waits until it is gone; False when none runs."""
         try:
-            descriptor = os.pidfd_open(self.memkvd_pid)
+            pid = self.memkvd_pid
+            descriptor = os.pidfd_open(pid)
         except OSError:
             return False
         try:
+            # Looked at behind the pidfd: the number may be another process's by now.
+            if Path(f"/proc/{pid}/comm").read_text("utf-8") != "memkvd\n":
+                return False
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             return bool(select.select([descriptor], [], [], _GONE_S)[0])
-        except ProcessLookupError:
+        except OSError:  # it is gone
             return False
         finally:
             os.close(descriptor)

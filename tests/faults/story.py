@@ -164,7 +164,7 @@ class Story:
         """Everything; gives the document."""
         self._expect_well(time.monotonic(), STARTED_WITHIN_S, self._pool.waits())
         loads = Loads(seed, self._pool.addresses)
-        while self._kills_left and not self._troubles:
+        while self._kills_left > 0 and not self._troubles:
             self._round()
         documents = loads.ended()
         self._observer.close()
@@ -198,42 +198,42 @@ class Story:
     # ---- what is done
 
     def _kill_one(self) -> None:
+        """One that runs; who is dead already does not count."""
         kind = self._rng.choice(KINDS)
-        index = self._rng.randrange(len(self._pool.nodes))
-        node = self._pool.nodes[index]
-        self._kills_left -= 1
-        self._killed[kind] += 1
+        node = self._rng.choice(self._pool.nodes)
+        began = time.monotonic()
         if kind in ("memkvd", "agent", "node"):
-            self.tell(f"kill -9: {kind} {index}")
-            self._kill_of(node, kind)
+            who = f"{kind} {node.index}"
+            killed = [kind != "memkvd" and self._kill(node.agent)]
+            killed += [kind != "agent" and node.kill_memkvd()]
         elif kind == "etcd":
-            self.tell("kill -9: etcd")
-            self._kill(self._pool.etcd)
+            who, killed = kind, [self._kill(self._pool.etcd)]
         else:
             leader = self._pool.leader() if kind == "leader" else None
-            victim = index if leader is None else leader
-            self.tell(
-                f"kill -9: replica {victim}" + (", which leads" if leader is not None else "")
-            )
-            self._kill(self._pool.replicas[victim].process)
+            victim = node.index if leader is None else leader
+            who = f"replica {victim}" + (", which leads" if leader is not None else "")
+            killed = [self._kill(self._pool.replicas[victim].process)]
+        if not any(killed):
+            return
+        self.tell(f"kill -9: {who}")
+        self._kills_left -= 1
+        self._killed[kind] += 1
+        if killed[1:] == [True]:
+            self._back.append(lambda: began)
+            self._look([node], began)
 
-    def _kill_of(self, node: Node, kind: str) -> None:
-        if kind != "memkvd":
-            self._kill(node.agent)
-        if kind != "agent":
-            began = time.monotonic()
-            if node.kill_memkvd():
-                self._back.append(lambda: began)
-                self._look([node], began)
-
-    def _kill(self, process: Kept) -> None:
+    def _kill(self, process: Kept) -> bool:
+        """Whether it ran."""
         starts = process.kill()
+        if starts is None:
+            return False
 
         def back() -> float:
             process.wait_started(starts)
             return process.started_at
 
         self._back.append(back)
+        return True
 
     def _break_link(self) -> tuple[Machine, float] | None:
         machine = self._rng.choice(self._pool.machines)

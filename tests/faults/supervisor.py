@@ -64,10 +64,12 @@ class Kept:
         assert self._process is not None
         return self._process.pid
 
-    def kill(self) -> int:
-        """kill -9; gives the number of starts that there will be when it is back."""
+    def kill(self) -> int | None:
+        """kill -9; gives the number of starts that there will be when it is back, or None when it
+        did not run."""
         with self._changed:
-            assert self._process is not None, f"{self.what} does not run"
+            if self._process is None or self._process.poll() is not None:
+                return None
             self._process.send_signal(signal.SIGKILL)
             return self.starts + 1
 

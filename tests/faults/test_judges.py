@@ -158,7 +158,9 @@ def test_what_was_killed_is_started_again_by_its_policy(tmp_path: Path) -> None:
     policy = Policy("on-failure", 0.1)
     with kept(tmp_path, "import signal; signal.pause()", policy) as it:
         first = it.started_at
-        it.wait_started(it.kill())
+        starts = it.kill()
+        assert starts == 2
+        it.wait_started(starts)
         assert it.started_at - first >= policy.after_s
         assert it.starts == 2
 
