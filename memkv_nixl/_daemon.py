@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._errors import InternalError, UnreachableError
@@ -85,12 +86,11 @@ class ServedProcess(abc.ABC):
         return self.wait_ready(deadline_s=deadline_s)
 
     def launch(self) -> None:
-        """Starts it and comes back at once; `wait_ready` has to follow."""
+        """Starts it and comes back at once; `wait_ready` has to follow. Raises UnreachableError."""
         ready, told = os.pipe()
         try:
             command, says_on_stdout = self._command(told)
-            self._log_start = self.log.stat().st_size if self.log.exists() else 0
-            with self.log.open("ab") as log:
+            with self._open_log() as log:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -101,12 +101,26 @@ class ServedProcess(abc.ABC):
                     start_new_session=True,
                     preexec_fn=end_with_parent() if self._die_with_parent else None,  # noqa: PLW1509
                 )
+        except OSError as error:
+            os.close(ready)
+            raise UnreachableError(f"{self.what} did not start: {error}") from error
         except BaseException:
             os.close(ready)
             raise
         finally:
             os.close(told)
         self._ready = ready
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            log = self.log.open("ab")
+        except OSError as error:
+            raise UnreachableError(
+                f"{self.what} did not start: its log {self.log} cannot be written: "
+                f"{error.strerror}. Make room there, or give it to this user"
+            ) from error
+        self._log_start = log.tell()
+        return log
 
     @abc.abstractmethod
     def _command(self, told: int, /) -> tuple[list[str], bool]:

@@ -7,6 +7,7 @@
     ├── ConflictError      the key is there with another length (code conflict)
     ├── UnreachableError   no node answered in time (codes unreachable, timeout)
     ├── RefusedError       the node said no (busy, no_space, denied, shutdown, …)
+    │   └── DismissedError  an agent must not come back: its node was removed, or has another
     ├── NixlError          NIXL is not there, is one we do not know, or cannot load the plugin
     └── InternalError      a broken invariant; please report it
 
@@ -82,6 +83,12 @@ class RefusedError(MemKVError):
     """The node said no."""
 
     default_code = "busy"
+
+
+class DismissedError(RefusedError):
+    """An agent that must not come back by itself."""
+
+    default_code = "denied"
 
 
 class NixlError(MemKVError):

@@ -1,6 +1,7 @@
 """`memkv`: one command for nodes, blocks and looking after them.
 
-Exit codes: 0 done, 1 an error, 2 wrong usage or configuration, 3 a miss (the block is not there).
+Exit codes: 0 done, 1 an error, 2 wrong usage or configuration, 3 a miss (the block is not there),
+5 an agent that must not come back by itself. `memkv status` has 4, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from memkv_nixl import __version__
-from memkv_nixl._errors import ConfigError, MemKVError, MissError, UsageError
+from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, MissError, UsageError
 from memkv_nixl.cli import (
     _blocks,
     _cluster,
@@ -33,6 +34,7 @@ EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_MISS = 3
+EXIT_DISMISSED = 5  # deploy/systemd/memkv-node@.service knows it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, UsageError) as error:
         output.error(error)
         return EXIT_USAGE
+    except DismissedError as error:
+        output.error(error)
+        return EXIT_DISMISSED
     except MemKVError as error:
         output.error(error)
         return EXIT_ERROR

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._daemon import STOP_DEADLINE_S, MemkvdProcess, memkvd_flags
-from memkv_nixl._errors import ConfigError, RefusedError
+from memkv_nixl._errors import ConfigError, RefusedError, UnreachableError
 
 _log = logging.getLogger(__name__)
 _STATE_AT, _TICKS_AT = 0, 19  # fields of /proc/PID/stat behind the name
@@ -126,8 +126,14 @@ class KeptDaemon:
         }
         path = self._folder / "memkvd.json"
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        try:
+            fresh.write_text(json.dumps(record) + "\n", encoding="utf-8")
+            fresh.replace(path)
+        except OSError as error:
+            raise UnreachableError(
+                f"memkvd cannot be kept: {fresh} cannot be written: {error.strerror}. Make room "
+                "there, or give it to this user"
+            ) from error
 
 
 def stop_left_behind(folder: Path) -> None:

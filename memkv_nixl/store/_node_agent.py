@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._control_plane import Replicas, refusal_of
-from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
+from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, UnreachableError
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
 from memkv_nixl._stat import parse_stats, used_by_namespace
@@ -96,6 +96,7 @@ class NodeAgent:
         self._registered = False
         self._stat: _Stat | None = None
         self._held = 0  # the epoch of the map that memkvd said it holds
+        self._unkept = 0  # the epoch of a map that could not be written
         self._mover: BlockMover | None = None
         self._mover_tokens = MoverTokens(self._folder)
         self._moving = threading.Event()  # set: it is to end
@@ -107,7 +108,13 @@ class NodeAgent:
         `ready` hears of memkvd, and where /metrics is.
         """
         # Before there is a map memkvd has its own, of epoch 1, and is to know our token already.
-        self._hand_over(self._map if self._map.epoch else map_pb2.ClusterMap(epoch=1))
+        first = self._map if self._map.epoch else map_pb2.ClusterMap(epoch=1)
+        try:
+            self._hand_over(first)
+        except OSError as error:
+            raise UnreachableError(
+                f"the map for memkvd cannot be written: {self._map_file}: {error.strerror}"
+            ) from error
         async with contextlib.AsyncExitStack() as stack:
             metrics = await self._serve_metrics(stack)
             running = await asyncio.to_thread(self._daemon.start)
@@ -203,30 +210,31 @@ class NodeAgent:
     # ---- the control plane
 
     async def _keep_registered(self) -> None:
-        pause_s = _RETRY_S[0]
+        pauses = Pauses()
         while True:
             await self._up.wait()
             self._registered = False
-            reason = leader = ""
+            leader = ""
             try:
                 async with _channel(self._replicas.current, self._credentials) as channel:
                     await self._one_stream(placement_pb2_grpc.PlacementStub(channel))
             except grpc.aio.AioRpcError as error:
                 reason, leader = self._judge(error)
+                if reason:
+                    pauses.answered()
             except UnreachableError as error:
                 _log.warning("%s; memkvd serves on, and this tries again", error)
             if self._registered:
-                pause_s = _RETRY_S[0]
+                pauses = Pauses()
             if not self._replicas.turn(leader):
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-                pause_s = min(2 * pause_s, _REFUSED_RETRY_S if reason else _RETRY_S[1])
+                await asyncio.sleep(pauses.next() * random.uniform(0.5, 1.0))  # noqa: S311
 
     def _judge(self, error: grpc.aio.AioRpcError) -> tuple[str, str]:
         """Some refusals are for good; after all others, whose reason it gives, it tries again."""
         reason, leader = refusal_of(error)
         sentence = f"the control plane {self._replicas.current} says: {error.details()}"
         if reason in _FOR_GOOD:
-            raise RefusedError(f"{sentence}. memkvd serves on, and nobody speaks for it", "denied")
+            raise DismissedError(f"{sentence}. memkvd serves on, and nobody speaks for it")
         _log.warning("%s (%s); memkvd serves on, and this tries again", sentence, error.code().name)
         return reason, leader
 
@@ -320,7 +328,10 @@ class NodeAgent:
             self._drained = False
             _log.info("this node is to be %s", map_pb2.NodeState.Name(answer.state))
         if answer.HasField("map"):
-            self._take_map(answer.map)
+            try:
+                self._take_map(answer.map)
+            except OSError as error:  # the control plane sends it again
+                self._say_unkept(answer.map.epoch, error)
 
     # ---- blocks that move
 
@@ -412,6 +423,19 @@ class NodeAgent:
             extra={"fields": fields},
         )
 
+    def _say_unkept(self, epoch: int, error: OSError) -> None:
+        """Once for each map: it comes with every heartbeat."""
+        if epoch != self._unkept:
+            _log.error(
+                "the map of epoch %d cannot be written to %s: %s; memkvd goes on with that of "
+                "epoch %d. Make room there, or give it to this user",
+                epoch,
+                self._folder,
+                error.strerror,
+                self._map.epoch,
+            )
+        self._unkept = epoch
+
     def _hand_over(self, map_: map_pb2.ClusterMap) -> None:
         write_map_file(self._map_file, map_, self._token.rule)
 
@@ -435,6 +459,27 @@ async def serve(settings: NodeSettings, ready: Callable[[Running, str], None]) -
         agent.close()
 
 
+class Pauses:
+    """How long an agent waits after each round of replicas that did not take it.
+
+    Longer each time, so that a control plane which is down is left in peace; but while a replica
+    answers there is one to lead soon, however many others do not.
+    """
+
+    def __init__(self) -> None:
+        self._next_s, self._longest_s = _RETRY_S
+
+    def answered(self) -> None:
+        """A replica of this round refused the node and said why."""
+        self._longest_s = _REFUSED_RETRY_S
+
+    def next(self) -> float:
+        """The pause behind this round; then another one begins."""
+        pause_s = min(self._next_s, self._longest_s)
+        self._next_s, self._longest_s = 2 * pause_s, _RETRY_S[1]
+        return pause_s
+
+
 class _Stat:
     """Asks one memkvd how it is."""
 
@@ -448,6 +493,7 @@ class _Stat:
             name="memkv-node",
             timeout_ms=_STAT_TIMEOUT_MS,
             **tls,
+            follow=False,  # the other nodes of the map do not know its token
         )
 
     async def ask(self) -> dict[str, int | float | str]:

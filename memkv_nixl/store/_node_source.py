@@ -120,6 +120,7 @@ async def _serve_page(
         [address],
         name="memkv-metrics",
         timeout_ms=_STAT_TIMEOUT_MS,
+        follow=False,
         **own_data_tls(settings, address),
     )
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def asked(said: dict[str, Any], *args: str) -> Any:
     return json.loads(done.stdout)
 
 
+def said_of(process: subprocess.Popen[str], what: str) -> str:
+    """What `memkv up` says when this one has ended; it is waited for."""
+    assert process.stderr is not None
+    return next(line for line in process.stderr if line.startswith(f"memkv: {what} ("))
+
+
 @pytest.mark.skipif(not Path(BINARY).exists(), reason="no etcd; ./dev setup installs etcd-server")
 def test_three_nodes_three_replicas_and_an_etcd() -> None:
     with up("--nodes", "3", "--control-replicas", "3") as (process, said):
@@ -52,14 +59,16 @@ def test_three_nodes_three_replicas_and_an_etcd() -> None:
         assert [node["address"] for node in nodes] == sorted(said["nodes"])
         assert {node["state"] for node in nodes} == {"serving"}
         assert put(said["nodes"]) == ["ok"] * 32
-        os.kill(said["control_pids"][leader_of(said["control"])], signal.SIGKILL)
+        leader = leader_of(said["control"])
+        os.kill(said["control_pids"][leader], signal.SIGKILL)
+        assert "killed by SIGKILL" in said_of(process, f"control {leader}")
         assert asked(said, "namespaces", "create", "llama")["epoch"] > nodes[0]["epoch"]
         os.kill(said["etcd_pid"], signal.SIGKILL)
+        assert "killed by SIGKILL" in said_of(process, "etcd")
         assert get(said["nodes"]) == ["ok"] * 32
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, errors
-    assert "killed by SIGKILL" in errors
     pids = [*said["pids"], *said["control_pids"], said["etcd_pid"]]
     assert not any(runs(pid) for pid in pids)
     assert not any(listening(address) for address in (*said["nodes"], *said["control"]))

@@ -208,3 +208,18 @@ def test_a_drain_that_is_taken_back_leaves_the_blocks(
             listed = placement.ListNodes(placement_pb2.ListNodesRequest(), timeout=DEADLINE_S)
         assert map_pb2.NODE_STATE_DRAINING not in [node.state for node in listed.nodes]
         assert get(client, KEYS) == ["ok"] * len(KEYS)
+
+
+def test_an_agent_asks_its_own_node_only(machines: list[Machine], tmp_path: Path) -> None:
+    """When memkvd had a map from its start, its agent knocked at every node of it with its own
+    token, each second, and was refused."""
+    with pool(machines, tmp_path) as (plane, client, _):
+        first = machines[0]
+        await_that(lambda: stats_of(plane, first.address).get("map_nodes") == 3, client)
+        first.kill_memkvd()
+        await_that(lambda: stats_of(plane, first.address).get("boot") == 2, client)
+        began = stats_of(plane, first.address)["uptime_ms"]
+        await_that(lambda: stats_of(plane, first.address)["uptime_ms"] > began + 500, client)
+    for machine in machines:
+        log = (machine.folder / "agent" / "memkvd.log").read_text("utf-8")
+        assert "is not let in" not in log

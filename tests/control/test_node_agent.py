@@ -14,7 +14,9 @@ from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._placement import node_id_of
+from memkv_nixl.cli import EXIT_DISMISSED
 from memkv_nixl.proto.memkv.v1 import map_pb2
+from memkv_nixl.store._node_agent import Pauses
 from tests.control.certificates import certificates
 from tests.control.processes import Machine, Operator, Served, control, operator
 from tests.integration.nodes import DEADLINE_S, memkv
@@ -180,7 +182,7 @@ def test_the_agent_of_a_removed_node_ends_and_memkvd_serves_on(
         we.wait_event("node_joined")
         we.remove(agent.address)
         status, words = agent.died()
-        assert status == 1
+        assert status == EXIT_DISMISSED
         assert "was removed from the pool" in words
         assert put(agent.address) == "ok"
 
@@ -216,6 +218,41 @@ def test_what_is_wrong_is_said(machine: Machine, plane: Served) -> None:
     assert b"did not start" in tiny.stderr
 
 
+def said(agent: Served, what: str) -> str:
+    """The next line of its log with this in it; it is waited for."""
+    assert agent.process.stderr is not None
+    return next(line for line in agent.process.stderr if what in line)
+
+
+def test_a_folder_that_cannot_be_written_ends_no_agent(machine: Machine, plane: Served) -> None:
+    folder = machine.folder / "agent"
+    with machine.agent(plane.address) as agent, operator(plane.address) as we:
+        we.wait_event("node_joined")
+        first = we.wait_node(lambda node: node.epoch > 1).epoch
+        (folder / "cluster.new").mkdir()  # where a file should be: root may write everywhere else
+        we.drain(agent.address)
+        assert f"the map of epoch {first + 1} cannot be written" in said(
+            agent, "cannot be written to"
+        )
+        (folder / "memkvd.log").rename(folder / "former.log")
+        (folder / "memkvd.log").mkdir()
+        machine.kill_memkvd()
+        assert "memkvd.log cannot be written" in said(agent, "cannot be started again")
+        (folder / "memkvd.log").rmdir()
+        (folder / "cluster.new").rmdir()
+        node = we.wait_node(lambda node: node.epoch > first)
+        assert node.stats["boot"] == 2
+    (folder / "memkvd.log").rename(folder / "later.log")
+    (folder / "memkvd.log").mkdir()
+    device = ("--device", str(machine.folder / "blocks"), "--listen", machine.address)
+    dead = memkv(
+        *("node", "serve", "--control", plane.address, *device, "--agent-dir", str(folder))
+    )
+    assert dead.returncode == 1
+    assert b"memkvd.log cannot be written: Is a directory" in dead.stderr
+    assert b"Traceback" not in dead.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_both(machine: Machine, plane: Served, number: signal.Signals) -> None:
     with machine.agent(plane.address) as agent:
@@ -238,3 +275,14 @@ def test_agents_and_control_plane_show_certificates(machine: Machine, tmp_path: 
             with machine.agent(plane.address, *tls):
                 we.wait_event("node_joined")
                 we.wait_node(lambda node: node.stats)
+
+
+def test_while_one_replica_answers_an_agent_asks_again_within_a_second() -> None:
+    """… also when the last one of the round, or all of former rounds, did not: it came to 5 s."""
+    pauses = Pauses()
+    silent = [pauses.next() for _ in range(8)]
+    assert silent == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    for _ in range(3):
+        pauses.answered()
+        assert pauses.next() == 1.0
+    assert [pauses.next() for _ in range(3)] == [2.0, 4.0, 5.0]

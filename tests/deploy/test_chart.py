@@ -390,11 +390,11 @@ def test_nodes_show_engines_their_certificate_where_that_is_asked() -> None:
     assert not node.insecure
     said = {one["name"]: one.get("value") for one in container["env"]}
     assert said["MEMKV_TLS_CA"] == "/etc/memkv/tls/ca.crt"
-    # memkvd is asked at 127.0.0.1, and shows the name that others know it by.
+    # memkvd is asked where it listens, and shows the name that others know it by.
     shell, flag, line = container["livenessProbe"]["exec"]["command"]
     assert (shell, flag) == ("sh", "-c")
     assert line.endswith("--tls-server-name=$POD_NAME.memkv.pool.svc")
-    assert _parser().parse_args(line.split()[2:]).nodes == "127.0.0.1:9900"
+    assert _parser().parse_args(line.split()[2:]).nodes == "0.0.0.0:9900"
 
 
 def test_the_memory_holds_the_blocks(values: Object, release: Release) -> None:

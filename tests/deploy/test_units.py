@@ -15,7 +15,7 @@ import pytest
 from memkv_nixl._config import load_settings
 from memkv_nixl._daemon import STOP_DEADLINE_S
 from memkv_nixl._errors import ConfigError
-from memkv_nixl.cli import _parser
+from memkv_nixl.cli import EXIT_DISMISSED, EXIT_USAGE, _parser
 from memkv_nixl.control._etcd import etcd_of
 from memkv_nixl.store._node_agent import NodeAgent
 from tests.deploy.chart import DEPLOY
@@ -105,7 +105,8 @@ def test_the_agent_alone_is_stopped_and_has_time() -> None:
     node = service("memkv-node@.service")
     assert node["KillMode"] == "process"
     assert int(node["TimeoutStopSec"]) > 2 * STOP_DEADLINE_S
-    assert node["Restart"] == "on-abnormal"  # exit code 1: it must not come back by itself
+    assert node["Restart"] == "on-failure"
+    assert node["RestartPreventExitStatus"].split() == [str(EXIT_USAGE), str(EXIT_DISMISSED)]
     assert service("memkv-control.service")["StateDirectoryMode"] == "0700"
 
 
