@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 from memkv_nixl._config import check_address
 from memkv_nixl._control_plane import Replicas, refusal_of
+from memkv_nixl._copies import one_failure
 from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
 from memkv_nixl._sizes import format_size, parse_size
 from memkv_nixl.cli._node import INSTALL
@@ -85,7 +87,12 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
     for one in (create, update):
         one.add_argument("--quota", metavar="SIZE", help="bytes it may hold in the whole pool")
         one.add_argument("--ttl", metavar="S", type=int, help="seconds until a block is a miss")
-        one.add_argument("--copies", type=int, choices=(1, 2), help="nodes a block lies on")
+        one.add_argument(
+            "--copies",
+            type=int,
+            choices=(1, 2),
+            help="2: every block gets a second copy, on another node; 1: what many read",
+        )
         one.add_argument("--admission", choices=tuple(_ADMISSIONS), help="which blocks it takes")
     drop = actions.add_parser("drop", parents=[reach], help="end all that it holds")
     drop.set_defaults(run=_drop_namespace)
@@ -101,11 +108,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        found = plane.placement("ListNodes", with_stats=True)
-        if found.leader:  # that one hears the nodes; this answer is what the map says
-            plane.replicas.turn(found.leader)
-            with suppress(UnreachableError):
-                found = plane.placement("ListNodes", with_stats=True)
+        found = _nodes(plane)
     rows = [
         {
             "address": node.address,
@@ -133,6 +136,16 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     ]
     head = ["NODE", "STATE", "WEIGHT", "DOMAIN", "EPOCH", "HEARD", "BLOCKS"]
     output.answer({"nodes": rows}, table(head, lines) if rows else ["No node has registered."])
+
+
+def _nodes(plane: _Control) -> Any:
+    """Of whoever hears them, where that replica answers; else what the map says."""
+    found = plane.placement("ListNodes", with_stats=True)
+    if found.leader:
+        plane.replicas.turn(found.leader)
+        with suppress(UnreachableError):
+            found = plane.placement("ListNodes", with_stats=True)
+    return found
 
 
 def _state(node: Any) -> str:
@@ -194,7 +207,11 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
-    rows = [_row(space) for space in found]
+        twofold = [space for space in found if space.rules.copies > 1]
+        nodes = _taking(plane) if twofold else []
+        waiting = _waiting(plane, nodes) if twofold else {}
+        warning = _warning(nodes)
+    rows = [{**_row(space), "copies_waiting": waiting.get(_label(space))} for space in found]
     lines = [
         [
             row["tenant"],
@@ -204,31 +221,66 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
             format_size(row["quota_bytes"]) if row["quota_bytes"] else "-",
             f"{row['ttl_s']} s" if row["ttl_s"] else "-",
             str(row["copies"]),
+            "-" if row["copies_waiting"] is None else str(row["copies_waiting"]),
             row["admission"],
         ]
         for row in rows
     ]
-    head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "QUOTA", "TTL", "COPIES", "ADMISSION"]
+    head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "QUOTA", "TTL", "COPIES", "WAITING"]
+    warnings = [f"{', '.join(space.name for space in twofold)}: {warning}"] if warning else []
     output.answer(
-        {"namespaces": rows}, table(head, lines) if rows else ["No namespace was created."]
+        {"namespaces": rows, "warnings": warnings},
+        [*table([*head, "ADMISSION"], lines), *(f"warning: {one}" for one in warnings)]
+        if rows
+        else ["No namespace was created."],
     )
+
+
+def _taking(plane: _Control) -> list[Any]:
+    """The nodes that take blocks."""
+    return [node for node in _nodes(plane).nodes if _STATES[node.state] in ("serving", "silent")]
+
+
+def _warning(nodes: list[Any]) -> str:
+    return one_failure((node.address, node.failure_domain) for node in nodes)
+
+
+def _waiting(plane: _Control, nodes: list[Any]) -> dict[tuple[str, bytes], int]:
+    """How many blocks of each namespace wait for their second copy, as the nodes count them."""
+    tenants = plane.tenants("ListTenants").tenants
+    names = {str(tenant.tenant): str(tenant.name) for tenant in tenants}
+    waiting: dict[tuple[str, bytes], int] = {}
+    for node in nodes:
+        for name, count in node.stats.items():
+            if match := re.fullmatch(r"waiting_(\d+)_([0-9a-f]{32})", name):
+                number, wire_id = match.groups()
+                space = (names.get(number, number), bytes.fromhex(wire_id))
+                waiting[space] = waiting.get(space, 0) + count
+    return waiting
+
+
+def _label(space: Any) -> tuple[str, bytes]:
+    return space.tenant, space.id
 
 
 def _create_namespace(args: argparse.Namespace, output: Output) -> None:
-    with control(args) as plane:
-        done = plane.namespaces("CreateNamespace", **_name(args), rules=_rules(args))
-    output.answer(
-        {**_row(done.namespace), "epoch": done.epoch},
-        [f"{done.namespace.name} is known (epoch {done.epoch})."],
-    )
+    _settle(args, output, "CreateNamespace", "{} is known (epoch {}).")
 
 
 def _update_namespace(args: argparse.Namespace, output: Output) -> None:
+    _settle(args, output, "UpdateNamespace", "The rules of {} are set (epoch {}).")
+
+
+def _settle(args: argparse.Namespace, output: Output, call: str, said: str) -> None:
     with control(args) as plane:
-        done = plane.namespaces("UpdateNamespace", **_name(args), rules=_rules(args))
+        done = plane.namespaces(call, **_name(args), rules=_rules(args))
+        warning = _warning(_taking(plane)) if done.namespace.rules.copies > 1 else ""
     output.answer(
-        {**_row(done.namespace), "epoch": done.epoch},
-        [f"The rules of {done.namespace.name} are set (epoch {done.epoch})."],
+        {**_row(done.namespace), "epoch": done.epoch, "warnings": [warning] if warning else []},
+        [
+            said.format(done.namespace.name, done.epoch),
+            *([f"warning: {warning}"] if warning else []),
+        ],
     )
 
 

@@ -41,6 +41,9 @@ class Accounts {
   // A block came or went; nothing for kNoAccount.
   void add(AccountId account, std::uint32_t length);
   void remove(AccountId account, std::uint32_t length);
+  // A block of it got, or lost, the mark kMarkOfCopied; one that goes has none. Nothing for
+  // kNoAccount.
+  void count_copied(AccountId account, bool got);
   // A block that was added stands last in the line. `lives` tells whether a placard's block does.
   void line_up(AccountId account, const Placard& placard,
                const std::function<bool(const Placard&)>& lives);
@@ -59,6 +62,8 @@ class Accounts {
   // Its generation is over: all of it goes.
   [[nodiscard]] bool is_over(AccountId account) const;
   [[nodiscard]] std::uint32_t ttl_s(AccountId account) const;
+  // On how many nodes its blocks are to lie.
+  [[nodiscard]] std::uint8_t wants_copies(AccountId account) const;
   // The first of the line, which leaves it.
   [[nodiscard]] Placard take_first(AccountId account);
   // It stays, and goes last.
@@ -71,6 +76,9 @@ class Accounts {
   [[nodiscard]] std::uint64_t bytes(AccountId account) const { return accounts_[account].bytes; }
   [[nodiscard]] bool exists(AccountId account) const { return accounts_[account].blocks > 0; }
   [[nodiscard]] std::size_t count() const { return by_name_.size(); }
+  [[nodiscard]] const CopyCounts& all_copies() const { return all_copies_; }
+  // Of the first kSpacesCounted namespaces that want two.
+  [[nodiscard]] std::vector<SpaceCopies> copies() const;
 
  private:
   struct Name {
@@ -81,9 +89,10 @@ class Accounts {
   };
   struct Account {
     Name name;
-    std::uint64_t blocks = 0, bytes = 0;
+    std::uint64_t blocks = 0, bytes = 0, copied = 0;
     std::uint64_t quota = kNoQuota;
     std::uint32_t ttl_s = 0;
+    std::uint8_t copies = 1;
     std::uint32_t spared = 0;  // since one went
     std::uint64_t newest = 0;  // incarnation
     std::deque<Placard> line;
@@ -97,6 +106,7 @@ class Accounts {
 
   [[nodiscard]] AccountId make(const Name& name);
   void settle(Account& account) const;
+  [[nodiscard]] static CopyCounts copies_of(const Account& account);
   void look_whether_over(AccountId account);
   void close(AccountId account);
 
@@ -107,6 +117,7 @@ class Accounts {
   std::map<TenantId, Tenant> tenants_;
   std::set<AccountId> over_;
   std::set<TenantId> tenants_over_;
+  CopyCounts all_copies_;  // of all accounts
 };
 
 }  // namespace memkv::engine

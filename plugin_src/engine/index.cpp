@@ -86,10 +86,20 @@ Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length, Accou
   block_bytes_ += length;
   block_bytes_ -= cell.length;
   accounts_.add(account, length);
-  if (cell.length != 0) accounts_.remove(cell.account, cell.length);
+  if (cell.length != 0) {
+    mark(cell, 0);
+    accounts_.remove(cell.account, cell.length);
+  }
   cell.account = account;
   cell.length = length;
   return cell;
+}
+
+void Index::mark(Entry& entry, std::uint8_t mark) {
+  const bool was = entry.mark == kMarkOfCopied;
+  const bool is = mark == kMarkOfCopied;
+  if (was != is) accounts_.count_copied(entry.account, is);
+  entry.mark = mark;
 }
 
 void Index::line_up(const Entry& entry) {
@@ -109,6 +119,7 @@ bool Index::erase(const Fingerprint& fingerprint) {
   --shard.used;
   --size_;
   block_bytes_ -= cells[hole].length;
+  mark(cells[hole], 0);
   accounts_.remove(cells[hole].account, cells[hole].length);
   // Close the gap: what lies behind it and could not be found across it any more moves into it.
   const std::size_t mask = cells.size() - 1;
