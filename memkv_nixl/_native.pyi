@@ -103,4 +103,6 @@ def place_ranked(namespace: bytes, groups: Sequence[bytes], nodes: Sequence[tupl
     """For each group the indices of its best (id, weight), the best first."""
 
 def latency_bounds_us() -> list[int]:
-    """What Client.latencies() counts up to, in microseconds, in rising order."""
+    """
+    What Client.latencies() counts up to, in microseconds, in rising order.
+    """
