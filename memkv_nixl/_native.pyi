@@ -60,7 +60,7 @@ class Client:
     def stat(self, node: int, timeout_ms: int) -> str:
         """One node's numbers: lines of `name value`."""
 
-    def list_blocks(self, node: int, cursor: int, *, count: int = 256, reads_min: int = 0, mark_not: int = 0, timeout_ms: int = 0) -> tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, int, int]]]:
+    def list_blocks(self, node: int, cursor: int, *, count: int = 256, reads_min: int = 0, mark_not: int = 0, copies_min: int = 0, dram: bool = False, timeout_ms: int = 0) -> tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, int, int]]]:
         """
         LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, group print, depth, recompute cost, reads, mark).
         """
@@ -73,6 +73,11 @@ class Client:
 
     def stats(self) -> dict[str, int]:
         """What this client did, as a dict of numbers."""
+
+    def latencies(self) -> dict[str, tuple[list[int], int, int]]:
+        """
+        How long requests took, by kind and outcome (get_hit, put_refused, …): how many up to each of latency_bounds_us() and beyond them, microseconds in all, bytes moved.
+        """
 
     def close(self) -> None:
         """Lets go; requests under way keep the connections until they end."""
@@ -96,3 +101,8 @@ def place_copy(group: tuple[int, int], nodes: Sequence[tuple[int, int, int]]) ->
 
 def place_ranked(namespace: bytes, groups: Sequence[bytes], nodes: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
     """For each group the indices of its best (id, weight), the best first."""
+
+def latency_bounds_us() -> list[int]:
+    """
+    What Client.latencies() counts up to, in microseconds, in rising order.
+    """

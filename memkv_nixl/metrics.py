@@ -13,12 +13,14 @@ docs/reference/metrics.md is the page to them.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from types import TracebackType
 
 from memkv_nixl._metrics import CONTENT_TYPE, Metric, Page
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._plugin_stat import plugin_stat
+from memkv_nixl._stat import parse_durations, parse_pairs
 
 __all__ = ["CONTENT_TYPE", "Serving", "serve", "text"]
 
@@ -61,7 +63,23 @@ _SAMPLES: dict[str, tuple[Metric, tuple[str, ...]]] = {
     "asked_older": (_OLDER, ("asked",)),
     "found_older": (_OLDER, ("found",)),
 }
-METRICS = (_LOADED, *dict.fromkeys(metric for metric, _ in _SAMPLES.values()))
+_SECONDS = {
+    kind: Metric(f"memkv_client_{kind}_seconds", "histogram", text, ("outcome",))
+    for kind, text in {
+        "get": "How long requests to get blocks took; hit: all came, miss: some are not there",
+        "match": "How long look-ups took; hit: some of the blocks are there, miss: none",
+        "put": "How long requests to put blocks took; refused: a node did not take some",
+    }.items()
+}
+_MOVED = _counter(
+    "request_bytes", "Bytes of blocks that these requests moved", "operation", "outcome"
+)
+METRICS = (
+    _LOADED,
+    *dict.fromkeys(metric for metric, _ in _SAMPLES.values()),
+    *_SECONDS.values(),
+    _MOVED,
+)
 
 
 def text() -> str:
@@ -72,7 +90,11 @@ def text() -> str:
     for name, value in (numbers or {}).items():
         if name in _SAMPLES:
             metric, labels = _SAMPLES[name]
-            page.add(metric, value, *labels)
+            page.add(metric, int(value), *labels)
+        elif match := re.fullmatch(r"latency_(get|match|put)_([a-z]+)", name):
+            kind, outcome = match.groups()
+            page.add_durations(_SECONDS[kind], parse_durations(str(value)), outcome)
+            page.add(_MOVED, parse_pairs(str(value))["bytes"], kind, outcome)
     return page.text()
 
 

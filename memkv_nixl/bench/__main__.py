@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from memkv_nixl.bench import _control, _nixl, _path, _tls
+from memkv_nixl.bench import _control, _copies, _nixl, _path, _tls
 
 
 def main() -> int:
@@ -16,6 +16,7 @@ def main() -> int:
     _nixl.add_command(benches)
     _control.add_command(benches)
     _tls.add_command(benches)
+    _copies.add_command(benches)
     args = parser.parse_args()
     return int(args.run(args))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from memkv_nixl._config import check_address
 from memkv_nixl._control_plane import Replicas, refusal_of
+from memkv_nixl._copies import one_failure
 from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
 from memkv_nixl._sizes import format_size, parse_size
 from memkv_nixl.cli._node import INSTALL
@@ -85,7 +86,12 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
     for one in (create, update):
         one.add_argument("--quota", metavar="SIZE", help="bytes it may hold in the whole pool")
         one.add_argument("--ttl", metavar="S", type=int, help="seconds until a block is a miss")
-        one.add_argument("--copies", type=int, choices=(1, 2), help="nodes a block lies on")
+        one.add_argument(
+            "--copies",
+            type=int,
+            choices=(1, 2),
+            help="2: every block gets a second copy, on another node; 1: what many read",
+        )
         one.add_argument("--admission", choices=tuple(_ADMISSIONS), help="which blocks it takes")
     drop = actions.add_parser("drop", parents=[reach], help="end all that it holds")
     drop.set_defaults(run=_drop_namespace)
@@ -101,11 +107,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        found = plane.placement("ListNodes", with_stats=True)
-        if found.leader:  # that one hears the nodes; this answer is what the map says
-            plane.replicas.turn(found.leader)
-            with suppress(UnreachableError):
-                found = plane.placement("ListNodes", with_stats=True)
+        found = _nodes(plane)
     rows = [
         {
             "address": node.address,
@@ -133,6 +135,16 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     ]
     head = ["NODE", "STATE", "WEIGHT", "DOMAIN", "EPOCH", "HEARD", "BLOCKS"]
     output.answer({"nodes": rows}, table(head, lines) if rows else ["No node has registered."])
+
+
+def _nodes(plane: _Control) -> Any:
+    """Of whoever hears them, where that replica answers; else what the map says."""
+    found = plane.placement("ListNodes", with_stats=True)
+    if found.leader:
+        plane.replicas.turn(found.leader)
+        with suppress(UnreachableError):
+            found = plane.placement("ListNodes", with_stats=True)
+    return found
 
 
 def _state(node: Any) -> str:
@@ -194,11 +206,17 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
-        tenants = plane.tenants("ListTenants").tenants
         nodes = plane.placement("ListNodes", with_stats=True).nodes
-    numbers = {tenant.name: tenant.tenant for tenant in tenants}
+        tenants = {tenant.name: tenant.tenant for tenant in plane.tenants("ListTenants").tenants}
+    twofold = [space for space in found if space.rules.copies > 1]
+    taking = _taking(nodes) if twofold else []
+    warning = _warning(taking)
     rows = [
-        {**_row(space), "used_bytes": _used_bytes(nodes, numbers.get(space.tenant), space.id)}
+        {
+            **_row(space),
+            "used_bytes": _summed(nodes, "usage", tenants.get(space.tenant), space.id),
+            "copies_waiting": _summed(taking, "waiting", tenants.get(space.tenant), space.id),
+        }
         for space in found
     ]
     lines = [
@@ -211,39 +229,56 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
             format_size(row["quota_bytes"]) if row["quota_bytes"] else "-",
             f"{row['ttl_s']} s" if row["ttl_s"] else "-",
             str(row["copies"]),
+            "-" if row["copies_waiting"] is None else str(row["copies_waiting"]),
             row["admission"],
         ]
         for row in rows
     ]
     head = ["TENANT", "NAMESPACE", "DIALECT", "DROPPED", "USED", "QUOTA", "TTL", "COPIES"]
-    head.append("ADMISSION")
+    head += ["WAITING"]
+    warnings = [f"{', '.join(space.name for space in twofold)}: {warning}"] if warning else []
     output.answer(
-        {"namespaces": rows}, table(head, lines) if rows else ["No namespace was created."]
+        {"namespaces": rows, "warnings": warnings},
+        [*table([*head, "ADMISSION"], lines), *(f"warning: {one}" for one in warnings)]
+        if rows
+        else ["No namespace was created."],
     )
 
 
-def _used_bytes(nodes: Any, tenant: int | None, space: bytes) -> int | None:
-    """What all nodes together hold of it; None when none of them says."""
-    name = f"usage_{tenant}_{space.hex()}"
+def _summed(nodes: Any, kind: str, tenant: int | None, space: bytes) -> int | None:
+    """What all nodes together say of a namespace; None when none of them says."""
+    name = f"{kind}_{tenant}_{space.hex()}"
     said = [node.stats[name] for node in nodes if name in node.stats]
     return sum(said) if said else None
 
 
+def _taking(nodes: Any) -> list[Any]:
+    """The nodes that take blocks."""
+    return [node for node in nodes if _STATES[node.state] in ("serving", "silent")]
+
+
+def _warning(nodes: list[Any]) -> str:
+    return one_failure((node.address, node.failure_domain) for node in nodes)
+
+
 def _create_namespace(args: argparse.Namespace, output: Output) -> None:
-    with control(args) as plane:
-        done = plane.namespaces("CreateNamespace", **_name(args), rules=_rules(args))
-    output.answer(
-        {**_row(done.namespace), "epoch": done.epoch},
-        [f"{done.namespace.name} is known (epoch {done.epoch})."],
-    )
+    _settle(args, output, "CreateNamespace", "{} is known (epoch {}).")
 
 
 def _update_namespace(args: argparse.Namespace, output: Output) -> None:
+    _settle(args, output, "UpdateNamespace", "The rules of {} are set (epoch {}).")
+
+
+def _settle(args: argparse.Namespace, output: Output, call: str, said: str) -> None:
     with control(args) as plane:
-        done = plane.namespaces("UpdateNamespace", **_name(args), rules=_rules(args))
+        done = plane.namespaces(call, **_name(args), rules=_rules(args))
+        warning = _warning(_taking(_nodes(plane).nodes)) if done.namespace.rules.copies > 1 else ""
     output.answer(
-        {**_row(done.namespace), "epoch": done.epoch},
-        [f"The rules of {done.namespace.name} are set (epoch {done.epoch})."],
+        {**_row(done.namespace), "epoch": done.epoch, "warnings": [warning] if warning else []},
+        [
+            said.format(done.namespace.name, done.epoch),
+            *([f"warning: {warning}"] if warning else []),
+        ],
     )
 
 

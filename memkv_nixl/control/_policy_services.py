@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from memkv_nixl._copies import one_failure
 from memkv_nixl.control import _tenancy, _tokens
 from memkv_nixl.control._calls import call
 from memkv_nixl.control._cluster import Cluster, Space, Tenant
@@ -56,7 +57,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             lambda cluster: _tenancy.create_space(
                 cluster, request.tenant, request.name, request.key_dialect, rules
             ),
-            lambda made: Happened("namespace_created", made.label, f"{made.rules}"),
+            lambda made: self._settled("namespace_created", made),
         )
         return spaces_pb.CreateNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -87,7 +88,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             lambda cluster: _tenancy.update_space(
                 cluster, request.tenant, request.name, request.key_dialect, rules
             ),
-            lambda made: Happened("namespace_changed", made.label, f"{made.rules}"),
+            lambda made: self._settled("namespace_changed", made),
         )
         return spaces_pb.UpdateNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -113,6 +114,13 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
         return spaces_pb.DropNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
         )
+
+    def _settled(self, kind: str, space: Space) -> Happened:
+        members = self._keeper.state.cluster.members.values()
+        taking = [(member.address, member.failure_domain) for member in members if member.share]
+        warning = one_failure(taking) if space.rules.copies > 1 else ""
+        text = f"{space.rules}; {warning}" if warning else f"{space.rules}"
+        return Happened(kind, space.label, text)
 
 
 class TenantsService(tenants_pb2_grpc.TenantsServicer):

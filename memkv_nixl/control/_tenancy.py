@@ -286,7 +286,12 @@ def _with_rules(rules: Rules, changes: Mapping[str, Any]) -> Rules:
     fresh = dataclasses.replace(rules, **changes)
     _in_range("quota_bytes", fresh.quota_bytes, 0, QUOTA_BYTES_MAX)
     _in_range("ttl_s", fresh.ttl_s, 0, TTL_S_MAX)
-    _in_range("copies", fresh.copies, 1, COPIES_MAX)
+    if not 1 <= fresh.copies <= COPIES_MAX:
+        raise RefusalError(
+            Reason.INVALID,
+            f"copies: {fresh.copies} is neither 1 nor 2; with 2 every block of the namespace gets "
+            "a second copy, with 1 only what many read does",
+        )
     if fresh.admission not in ADMISSIONS:
         raise RefusalError(
             Reason.INVALID,

@@ -318,6 +318,7 @@ class MemKVTier(SecondaryTierManager):  # type: ignore[misc]  # vLLM is not ther
 
     def _result(self, job: _Job) -> Any:
         moved = job.future.result()
+        self._reporter.took(moved.seconds, load=job.loading)
         good = [key for key, done in zip(job.keys, moved.done, strict=True) if done]
         whole = len(good) == len(job.keys)
         if job.loading:

@@ -1,4 +1,5 @@
-"""Moves blocks of one memkvd to other nodes: second copies of what many read, and drains.
+"""Moves blocks of one memkvd to other nodes: second copies of what many read or a rule wants on two
+nodes, and drains.
 
     LIST ──▶ MATCH there ──▶ GET here ──▶ PUT there, held ──▶ MARK here ──▶ COMMIT there
 
@@ -16,7 +17,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 from memkv_nixl._errors import CODES, UnreachableError
 from memkv_nixl._native import Client, Request, node_id_of, place, place_copy
 from memkv_nixl.proto.memkv.v1 import map_pb2
+from memkv_nixl.store._copy_rounds import CopyRounds, Look
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +36,13 @@ _BATCH_BYTES = 32 << 20
 _BATCH_BLOCKS = 32
 _PAGE = 256
 _PASS_BYTES = 4 << 30  # copied by one pass at most
+_REFUSED_MAX = 32  # of one namespace by one node; then a pass leaves the two alone
 _DRAIN_READS = (HOT_READS, 1, 0)  # the hot ones first
 _THERE = ("ok", "exists")
 _NEVER = ("conflict", "no_space", "too_large", "invalid")  # another try would change nothing
+
+
+Space = tuple[bytes, int]  # a namespace and its drop generation
 
 
 class Block(NamedTuple):
@@ -60,6 +66,7 @@ class Moved:
 
     blocks: int = 0
     bytes: int = 0
+    copies: int = 0  # of these, second copies
     failed: int = 0  # tries
 
 
@@ -80,6 +87,7 @@ class BlockMover:
         self._clients: dict[tuple[str, str], Client] = {}  # by address and token
         self._debt_until = 0.0  # when what was moved is paid by the rate
         self._still: Callable[[], bool] = lambda: True
+        self._rounds = CopyRounds()
 
     def close(self) -> None:
         """Lets go of every node."""
@@ -101,11 +109,57 @@ class BlockMover:
 
     def _copy_hot(self, targets: _Targets) -> None:
         begun = self.moved.bytes
-        for page in self._pages(reads_min=HOT_READS):
+        for page in self._pages(Look(reads_min=HOT_READS)):
             for target, blocks in _by_target(page, targets.of_copy):
                 self._move(target, self._missing(target, blocks, COPIED), COPIED)
             if not self._goes_on() or self.moved.bytes - begun > _PASS_BYTES:
                 return
+
+    def copy_settled(
+        self,
+        map_: map_pb2.ClusterMap,
+        tokens: Sequence[str],
+        still: Callable[[], bool],
+        waiting: int,
+    ) -> None:
+        """One pass: blocks of namespaces whose rule wants two copies lie on their second place,
+        too, or on their first; those in DRAM first, which cost the device no read. `waiting` is how
+        many of them had no mark when memkvd was asked last. Otherwise as copy_hot().
+
+        When the map's nodes changed, or one of them started anew, the blocks that have the mark are
+        looked for, too."""
+        targets = _Targets(map_, self._address)
+        if targets.alone or not self._rounds.begins(map_, waiting, self._boots()):
+            return
+        self._still = still
+        before, whole = self.moved.failed, False
+        try:
+            seen = [self._settle(token, targets) for token in tokens]
+            whole = all(seen)
+        finally:
+            self._rounds.ended(whole=whole, failed=self.moved.failed > before)
+
+    def _settle(self, token: str, targets: _Targets) -> bool:
+        """True when every block of this tenant was looked at."""
+        self._token = token
+        begun = self.moved.bytes
+        refused: Counter[tuple[str, Space]] = Counter()
+        for look in self._rounds.looks:
+            for page in self._pages(look):
+                for target, blocks in _by_target(page, targets.of_copy):
+                    self._settle_there(target, blocks, refused)
+                if not self._goes_on() or self.moved.bytes - begun > _PASS_BYTES:
+                    return False
+        return True
+
+    def _settle_there(
+        self, target: str, blocks: list[Block], refused: Counter[tuple[str, Space]]
+    ) -> None:
+        for space, some in _by_space(blocks):
+            if refused[target, space] < _REFUSED_MAX:
+                before = self.moved.failed
+                self._move(target, self._missing(target, some, COPIED), COPIED)
+                refused[target, space] += self.moved.failed - before
 
     def drain(
         self, map_: map_pb2.ClusterMap, tokens: Sequence[str], still: Callable[[], bool]
@@ -125,7 +179,7 @@ class BlockMover:
         for then they belong elsewhere."""
         found = 0
         for reads_min in _DRAIN_READS:
-            for page in self._pages(reads_min=reads_min, mark_not=mark):
+            for page in self._pages(Look(reads_min=reads_min, mark_not=mark)):
                 for target, blocks in _by_target(page, targets.of):
                     found += len(blocks)
                     self._move(target, self._missing(target, blocks, mark), mark)
@@ -138,15 +192,17 @@ class BlockMover:
 
     # ---- which
 
-    def _pages(self, reads_min: int, mark_not: int = 0) -> Iterator[list[Block]]:
+    def _pages(self, look: Look) -> Iterator[list[Block]]:
         cursor = 0
         while True:
             cursor, rows = self._own.list_blocks(
                 0,
                 cursor,
                 count=_PAGE,
-                reads_min=reads_min,
-                mark_not=mark_not,
+                reads_min=look.reads_min,
+                mark_not=look.mark_not,
+                copies_min=look.copies_min,
+                dram=look.dram,
                 timeout_ms=_TIMEOUT_MS,
             )
             if rows:
@@ -155,7 +211,8 @@ class BlockMover:
                 return
 
     def _missing(self, target: str, blocks: list[Block], mark: int) -> list[Block]:
-        """Those that are not there; the others get the mark."""
+        """Those that are not there, which have no mark from now on; the others get it. Those about
+        which the node did not answer count as failed."""
         missing = []
         for (namespace, generation), some in _by_space(blocks):
             request = self._other(target).match(
@@ -164,12 +221,20 @@ class BlockMover:
             )  # fmt: skip
             _wait(request)
             for block, (code, where, length) in zip(some, request.matches(), strict=True):
-                there = CODES[code] == "ok" and where != 0 and length == block.length
-                if not there:
-                    missing.append(block)
+                if CODES[code] != "ok":
+                    self.moved.failed += 1
+                elif where == 0 or length != block.length:
+                    missing.append(self._unmarked(block))
                 elif block.mark != mark:
                     self._mark(block, mark)
         return missing
+
+    def _unmarked(self, block: Block) -> Block:
+        """Nobody is to hear any more that it lies on its second place, too."""
+        if block.mark != COPIED:
+            return block
+        self._mark(block, 0)
+        return block._replace(mark=0)
 
     # ---- moving
 
@@ -204,6 +269,7 @@ class BlockMover:
         if code in _THERE:
             self.moved.blocks += 1
             self.moved.bytes += block.length
+            self.moved.copies += mark == COPIED
         else:
             self.moved.failed += 1
         if code in _THERE or (code in _NEVER and mark != COPIED):
@@ -260,6 +326,15 @@ class BlockMover:
         self._debt_until = max(now, self._debt_until) + count / self._rate
 
     # ---- whom
+
+    def _boots(self) -> dict[str, int]:
+        """How often the stores of other nodes were opened, of those that are connected."""
+        boots = {}
+        for (address, _), client in self._clients.items():
+            for node in client.health():
+                if node["connected"] and address != self._address:
+                    boots[address] = int(node["boot"])
+        return boots
 
     @property
     def _own(self) -> Client:
@@ -323,9 +398,9 @@ def _by_target(
     return list(wanted.items())
 
 
-def _by_space(blocks: Sequence[Block]) -> Iterator[tuple[tuple[bytes, int], list[Block]]]:
+def _by_space(blocks: Sequence[Block]) -> Iterator[tuple[Space, list[Block]]]:
     """One request is about one namespace."""
-    spaces: dict[tuple[bytes, int], list[Block]] = defaultdict(list)
+    spaces: dict[Space, list[Block]] = defaultdict(list)
     for block in blocks:
         spaces[block.namespace, block.generation].append(block)
     yield from spaces.items()

@@ -43,13 +43,14 @@ def rules_frame(map_: ClusterMap) -> bytes:
     records = [struct.pack("<III", map_.epoch, len(spaces), len(tenants))]
     records += [
         struct.pack(
-            "<Q16sIIQB3x",
+            "<Q16sIIQBB2x",
             space.tenant,
             space.id,
             space.drop_generation,
             space.rules.ttl_s,
             space.rules.quota_bytes,
             space.rules.admission or ADMISSION_ALL,
+            space.rules.copies or 1,
         )
         for space in spaces
     ]

@@ -31,10 +31,10 @@ from memkv_nixl._control_plane import Replicas, refusal_of
 from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, UnreachableError
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
-from memkv_nixl._stat import parse_stats, used_by_namespace
+from memkv_nixl._stat import parse_pairs, parse_stats, used_by_namespace
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc, tenants_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
-from memkv_nixl.store._block_mover import BlockMover
+from memkv_nixl.store._block_mover import BlockMover, Moved
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
 from memkv_nixl.store._map_file import write_map_file
 from memkv_nixl.store._mover_tokens import MoverTokens
@@ -97,6 +97,7 @@ class NodeAgent:
         self._stat: _Stat | None = None
         self._held = 0  # the epoch of the map that memkvd said it holds
         self._unkept = 0  # the epoch of a map that could not be written
+        self._waiting = 0  # blocks that a rule wants on two nodes and that have no copy, by memkvd
         self._mover: BlockMover | None = None
         self._mover_tokens = MoverTokens(self._folder)
         self._moving = threading.Event()  # set: it is to end
@@ -205,7 +206,8 @@ class NodeAgent:
         return await self._stat.ask()
 
     def _agent_numbers(self) -> AgentNumbers:
-        return AgentNumbers(self._starts, self._registered)
+        moved = Moved() if self._mover is None else self._mover.moved
+        return AgentNumbers(self._starts, self._registered, moved.bytes, moved.copies, moved.failed)
 
     # ---- the control plane
 
@@ -312,7 +314,8 @@ class NodeAgent:
             return None
         numbers = {name: value for name, value in stats.items() if isinstance(value, int)}
         self._held = numbers.get("epoch", 0)
-        return numbers | used_by_namespace(stats) | self._moved()
+        self._waiting = numbers.get("copies_waiting", 0)
+        return numbers | used_by_namespace(stats) | _waiting_by_space(stats) | self._moved()
 
     async def _read_on(self, stream: Any) -> None:
         while True:
@@ -342,6 +345,7 @@ class NodeAgent:
         return {
             "moved_blocks": moved.blocks,
             "moved_bytes": moved.bytes,
+            "copies_made": moved.copies,
             "moves_failed": moved.failed,
             "drained": int(self._drained),
         }
@@ -380,6 +384,7 @@ class NodeAgent:
         tokens = ([""] if self._takes_strangers(map_) else []) + self._mover_tokens.files(map_)
         if not draining:
             await asyncio.to_thread(self._mover.copy_hot, map_, tokens, still)
+            await asyncio.to_thread(self._mover.copy_settled, map_, tokens, still, self._waiting)
         elif not self._drained:
             drained = await asyncio.to_thread(self._mover.drain, map_, tokens, still)
             drained = drained and not self._mover_tokens.missing(map_)
@@ -501,6 +506,15 @@ class _Stat:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _waiting_by_space(stats: Stats) -> dict[str, int]:
+    """How many blocks of each namespace wait for a copy, for `memkv namespaces list`."""
+    return {
+        f"waiting_{name.removeprefix('copies_')}": parse_pairs(line)["waiting"]
+        for name, line in stats.items()
+        if name.startswith("copies_") and isinstance(line, str)
+    }
 
 
 async def _say(stream: Any, message: pb.RegisterNodeRequest) -> None:

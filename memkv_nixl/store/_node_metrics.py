@@ -34,6 +34,13 @@ STARTS = _counter("memkvd_starts", "How often the agent started memkvd; only und
 REGISTERED = _gauge(
     "registered", "1 while the control plane hears this node's agent; only under an agent"
 )
+MOVED_BYTES = _counter("moved_bytes", "Bytes put on other nodes by the agent; only under an agent")
+COPIES_MADE = _counter(
+    "copies_made", "Second copies that the agent put on other nodes; only under an agent"
+)
+MOVES_FAILED = _counter(
+    "moves_failed", "Blocks that could not be moved or copied, each try; only under an agent"
+)
 
 _REQUESTS = _counter("requests", "Requests taken", "type")
 _KEYS = _counter("asked", "Blocks and keys that requests named", "type")
@@ -114,6 +121,10 @@ _SAMPLES: tuple[tuple[str, Metric, tuple[str, ...], float], ...] = (
     ("block_bytes", _gauge("block_bytes", "Bytes of these"), (), 1),
     ("dram_blocks", _gauge("dram_blocks", "Of these, in DRAM"), (), 1),
     ("dirty_bytes", _gauge("dirty_bytes", "Bytes in DRAM only, on their way to the device"), (), 1),
+    ("copies_blocks", _gauge("copies_blocks",
+        "Blocks of namespaces whose rule wants two copies"), (), 1),
+    ("copies_waiting", _gauge("copies_waiting",
+        "Of these, not known to lie on a second node"), (), 1),
     ("recovered_blocks", _gauge("recovered_blocks", "Blocks found when it was opened"), (), 1),
     ("recovery_ms", _gauge("recovery_seconds", "How long that took"), (), 1e-3),
     ("get_blocks_pinned", _gauge("pinned_blocks", "Blocks that are being sent"), (), 1),
@@ -170,6 +181,11 @@ _TENANT_USED = {
     "blocks": _gauge("tenant_used_blocks", "Blocks of these", "tenant"),
     "quota": _gauge("tenant_quota_bytes", "Its share of this node", "tenant"),
 }  # fmt: skip
+SPACE_WAITING = _gauge(
+    "namespace_copies_waiting",
+    "Blocks of the namespace that its rule wants on two nodes, not known to lie there",
+    *_SPACE_LABELS,
+)
 _WEAR = {
     "used_ratio": _gauge("device_wear_ratio", "Of the life its maker gave the drive; above 1 too"),
     "spare_ratio": _gauge("device_spare_ratio", "Of the drive's spare blocks that are left"),
@@ -183,6 +199,9 @@ METRICS = tuple(
             INFO,
             STARTS,
             REGISTERED,
+            MOVED_BYTES,
+            COPIES_MADE,
+            MOVES_FAILED,
             *(metric for _, metric, _, _ in _SAMPLES),
             *_LATENCIES.values(),
             *_SPACES.values(),
@@ -190,6 +209,7 @@ METRICS = tuple(
             _QUOTA,
             _RULED,
             *_TENANT_USED.values(),
+            SPACE_WAITING,
             *_WEAR.values(),
         ]
     )
@@ -202,6 +222,9 @@ class AgentNumbers:
 
     starts: int
     registered: bool
+    moved_bytes: int = 0
+    copies_made: int = 0
+    moves_failed: int = 0
 
 
 def node_page(
@@ -213,6 +236,9 @@ def node_page(
     if agent is not None:
         page.add(STARTS, agent.starts)
         page.add(REGISTERED, agent.registered)
+        page.add(MOVED_BYTES, agent.moved_bytes)
+        page.add(COPIES_MADE, agent.copies_made)
+        page.add(MOVES_FAILED, agent.moves_failed)
     if wear is not None:
         _add_wear(page, wear)
     if stats is not None:
@@ -235,7 +261,9 @@ def _add_stats(page: Page, stats: Stats) -> None:
             for what, number in parse_pairs(str(line)).items():
                 if what in _SPACES:
                     page.add(_SPACES[what], number, *labels)
-        if match := re.fullmatch(r"usage_(\d+)(?:_([0-9a-f]{32}))?", name):
+        elif match := re.fullmatch(r"copies_(\d+)_([0-9a-f]{32})", name):
+            page.add(SPACE_WAITING, parse_pairs(str(line))["waiting"], match[1], match[2])
+        elif match := re.fullmatch(r"usage_(\d+)(?:_([0-9a-f]{32}))?", name):
             _add_usage(page, match[1], match[2], parse_pairs(str(line)))
 
 

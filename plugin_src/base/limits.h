@@ -32,6 +32,7 @@ inline constexpr std::size_t kNameBytesMax = 64;              // (format) who a 
 inline constexpr std::size_t kAddressBytesMax = 256;          // (format)
 inline constexpr std::uint32_t kNodesMax = 1024;              // (format) nodes in one map
 inline constexpr std::uint32_t kListMax = 1024;               // (format) blocks in one LIST
+inline constexpr std::uint8_t kCopiesMax = 2;     // (format) nodes that a namespace's blocks lie on
 inline constexpr std::uint32_t kStaticEpoch = 1;  // (format) of a node without a control plane
 inline constexpr std::uint32_t kNamespacesMax = 16384;    // (format) with rules, in one map
 inline constexpr std::uint32_t kTenantsMax = 1024;        // (format) in one map

@@ -265,11 +265,16 @@ class PyClient {
 
   // (the cursor to go on with, a tuple per block)
   nb::tuple list_blocks(std::size_t node, std::uint64_t cursor, std::uint32_t count,
-                        std::uint8_t reads_min, std::uint8_t mark_not, std::uint64_t timeout_ms) {
-    const std::string text = ask(
-        node, wire::Type::list, wire::Type::list_reply,
-        wire::List{.cursor = cursor, .count = count, .reads_min = reads_min, .mark_not = mark_not},
-        timeout_ms);
+                        std::uint8_t reads_min, std::uint8_t mark_not, std::uint8_t copies_min,
+                        bool dram, std::uint64_t timeout_ms) {
+    const wire::List question{.cursor = cursor,
+                              .count = count,
+                              .reads_min = reads_min,
+                              .mark_not = mark_not,
+                              .copies_min = copies_min,
+                              .dram = static_cast<std::uint8_t>(dram ? 1 : 0)};
+    const std::string text =
+        ask(node, wire::Type::list, wire::Type::list_reply, question, timeout_ms);
     auto reply = wire::ListReplyReader::open(as_bytes_of(text));
     if (!reply) raise(reply.error());
     nb::list blocks;
@@ -333,6 +338,24 @@ class PyClient {
     out["asked_older"] = stats.asked_older;
     out["found_older"] = stats.found_older;
     out["asked_copy"] = stats.asked_copy;
+    return out;
+  }
+
+  // By kind and outcome: how many in each bucket, microseconds in all, bytes.
+  nb::dict latencies() {
+    const RequestStats requests = open_client()->stats().requests;
+    nb::dict out;
+    for (std::size_t kind = 0; kind < kRequestKinds; ++kind) {
+      for (std::size_t outcome = 0; outcome < kOutcomes; ++outcome) {
+        const RequestStats::Ended& ended = requests.of[kind][outcome];
+        nb::list buckets;
+        for (const std::uint64_t count : ended.took.buckets()) buckets.append(count);
+        const auto asked = static_cast<RequestKind>(kind);
+        const std::string name = std::string(kind_name(asked)) + "_" +
+                                 std::string(outcome_name(asked, static_cast<Outcome>(outcome)));
+        out[name.c_str()] = nb::make_tuple(buckets, ended.took.sum_us(), ended.bytes);
+      }
+    }
     return out;
   }
 
@@ -458,6 +481,13 @@ std::vector<std::vector<std::size_t>> places_of(
   return all;
 }
 
+std::vector<std::uint64_t> latency_bounds_us() {
+  std::vector<std::uint64_t> bounds(Histogram::kBounds);
+  for (std::size_t i = 0; i < bounds.size(); ++i) bounds[i] = Histogram::bound_us(i);
+  return bounds;
+}
+
+// CRCs, where blocks belong, and how latencies are counted.
 void bind_functions(nb::module_& module) {
   module.def(
       "crc32c",
@@ -478,6 +508,8 @@ void bind_functions(nb::module_& module) {
   module.def("place_ranked", &places_of, nb::arg("namespace"), nb::arg("groups"), nb::arg("nodes"),
              nb::arg("count"),
              "For each group the indices of its best (id, weight), the best first.");
+  module.def("latency_bounds_us", &latency_bounds_us,
+             "What Client.latencies() counts up to, in microseconds, in rising order.");
 }
 
 }  // namespace
@@ -526,9 +558,10 @@ NB_MODULE(_native, module) {
            "One node's numbers: lines of `name value`.")
       .def("list_blocks", &PyClient::list_blocks, nb::arg("node"), nb::arg("cursor"), nb::kw_only(),
            nb::arg("count") = 256, nb::arg("reads_min") = 0, nb::arg("mark_not") = 0,
-           nb::arg("timeout_ms") = 0,
+           nb::arg("copies_min") = 0, nb::arg("dram") = false, nb::arg("timeout_ms") = 0,
            nb::sig("def list_blocks(self, node: int, cursor: int, *, count: int = 256, "
-                   "reads_min: int = 0, mark_not: int = 0, timeout_ms: int = 0) -> "
+                   "reads_min: int = 0, mark_not: int = 0, copies_min: int = 0, "
+                   "dram: bool = False, timeout_ms: int = 0) -> "
                    "tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, "
                    "int, int]]]"),
            "LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, "
@@ -540,6 +573,10 @@ NB_MODULE(_native, module) {
            "A dict per node: address, connected, breaker_open, …")
       .def("stats", &PyClient::stats, nb::sig("def stats(self) -> dict[str, int]"),
            "What this client did, as a dict of numbers.")
+      .def("latencies", &PyClient::latencies,
+           nb::sig("def latencies(self) -> dict[str, tuple[list[int], int, int]]"),
+           "How long requests took, by kind and outcome (get_hit, put_refused, …): how many up to "
+           "each of latency_bounds_us() and beyond them, microseconds in all, bytes moved.")
       .def("close", &PyClient::close,
            "Lets go; requests under way keep the connections until they end.");
 

@@ -294,7 +294,8 @@ std::shared_ptr<Operation> ClientFace::make(Kind kind, const Namespace& space, s
   if (timeout_ms == 0) timeout_ms = options_.timeout_ms;
   if (timeout_ms == 0) timeout_ms = kTimeoutMsDefault;
   const std::uint64_t patience_ms = std::min(timeout_ms, kTimeoutMsMax);
-  operation->deadline_ns = executor_.clock().now_ns() + patience_ms * kNsPerMs;
+  operation->asked_ns = executor_.clock().now_ns();
+  operation->deadline_ns = operation->asked_ns + patience_ms * kNsPerMs;
   operation->finished = std::move(finished);
   operation->resize(blocks);
   return operation;

@@ -14,6 +14,7 @@
 // after a timeout or a cancel.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -21,9 +22,11 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/executor.h"
+#include "base/histogram.h"
 #include "base/identity.h"
 #include "base/random.h"
 #include "base/result.h"
@@ -100,6 +103,27 @@ struct NodeHealth {
   std::string
       last_error;  // the sentence that goes with the last failure; empty when there was none
 };
+// How requests ended, those that their caller cancelled left out.
+enum class RequestKind : std::uint8_t { get, match, put };
+enum class Outcome : std::uint8_t {
+  hit,    // a get: all blocks came; a match: some block is there; a put: all are in the pool
+  miss,   // a get: some block is not there; a match: none is; a put: a node did not take some block
+  error,  // some block has no answer, or no right one
+};
+inline constexpr std::size_t kRequestKinds = 3;
+inline constexpr std::size_t kOutcomes = 3;
+// "get"; "hit", or what that is called of a put.
+[[nodiscard]] std::string_view kind_name(RequestKind kind);
+[[nodiscard]] std::string_view outcome_name(RequestKind kind, Outcome outcome);
+
+struct RequestStats {
+  struct Ended {
+    Histogram took;           // from the caller's call until the request was over
+    std::uint64_t bytes = 0;  // of blocks that came or went with it
+  };
+  std::array<std::array<Ended, kOutcomes>, kRequestKinds> of{};  // by kind, then outcome
+};
+
 struct ClientStats {
   std::uint64_t puts = 0, gets = 0, matches = 0, drops = 0;  // blocks asked for
   std::uint64_t put_ok = 0, put_exists = 0, get_ok = 0, get_misses = 0, corrupt = 0, timeouts = 0,
@@ -108,6 +132,7 @@ struct ClientStats {
   std::uint64_t epoch = 0;  // of the map it places by; 0: the nodes it was given are the map
   std::uint64_t asked_older = 0, found_older = 0;  // blocks looked for at one more place
   std::uint64_t asked_copy = 0;                    // blocks whose second copy was asked for first
+  RequestStats requests;
 };
 
 // One request under way. Thread: any. Destroying it cancels it and, where the client has a thread

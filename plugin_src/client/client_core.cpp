@@ -227,6 +227,7 @@ void ClientCore::finish(const std::shared_ptr<Operation>& operation) {
     kept->matches[i].code = kept->codes[i];
   }
   count_end(*kept);
+  note_latency(*kept);
   world_.executor.cancel(kept->timer);
   blocks_under_way_ -= kept->items.size();
   operations_.erase(kept->number);
@@ -358,9 +359,20 @@ void ClientCore::count_end(const Operation& operation) {
   }
 }
 
+void ClientCore::note_latency(const Operation& operation) {
+  const auto ending = ending_of(operation);
+  if (!ending) return;
+  latencies_.note(*ending, world_.executor.clock().now_ns() - operation.asked_ns);
+}
+
 ClientStats ClientCore::stats() const {
-  const std::lock_guard lock(published_mutex_);
-  return stats_;
+  ClientStats stats;
+  {
+    const std::lock_guard lock(published_mutex_);
+    stats = stats_;
+  }
+  stats.requests = latencies_.read();
+  return stats;
 }
 
 std::vector<NodeHealth> ClientCore::health() const {

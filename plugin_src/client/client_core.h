@@ -22,6 +22,7 @@
 #include "client/client.h"
 #include "client/client_map.h"
 #include "client/copies.h"
+#include "client/latencies.h"
 #include "client/node_session.h"
 #include "client/operation.h"
 
@@ -95,6 +96,7 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   void finish(const std::shared_ptr<Operation>& operation);
   void count_begin(const Operation& operation);
   void count_end(const Operation& operation);
+  void note_latency(const Operation& operation);
   void tell_closed_when_over();
 
   const ClientOptions options_;
@@ -129,6 +131,7 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   std::size_t sessions_open_ = 0;
   std::vector<Task> when_closed_;
 
+  Latencies latencies_;
   mutable std::mutex published_mutex_;  // of the two below
   ClientStats stats_;
   std::vector<NodeHealth> health_;

@@ -108,11 +108,16 @@ std::optional<ClientMap::Place> ClientMap::place(const Fingerprint& group) const
 }
 
 std::optional<ClientMap::Place> ClientMap::copy_place(const Fingerprint& group) const {
-  if (epoch_ <= kStaticEpoch) return std::nullopt;
-  const Map& map = maps_.front();
-  const auto node = place_copy(group, map.nodes);
+  return copy_place(group, maps_.front().number);
+}
+
+std::optional<ClientMap::Place> ClientMap::copy_place(const Fingerprint& group,
+                                                      std::uint64_t map) const {
+  const auto known = std::ranges::find(maps_, map, &Map::number);
+  if (known == maps_.end() || !known->published) return std::nullopt;
+  const auto node = place_copy(group, known->nodes);
   if (!node) return std::nullopt;
-  return Place{.node = static_cast<std::uint32_t>(*node), .map = map.number};
+  return Place{.node = static_cast<std::uint32_t>(*node), .map = map};
 }
 
 std::optional<ClientMap::Place> ClientMap::older_place(const Fingerprint& group, std::uint64_t map,

@@ -47,6 +47,8 @@ class ClientMap {
   [[nodiscard]] std::optional<Place> place(const Fingerprint& group) const;
   // Where a second copy of them belongs; none without a published map: then nobody makes copies.
   [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group) const;
+  // The same by the map of this number, in force or kept; none when it is neither.
+  [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group, std::uint64_t map) const;
   // Where they belonged by the newest map before `map` that had them on none of the nodes `asked`;
   // none when there is no such map, or it was replaced too long ago.
   [[nodiscard]] std::optional<Place> older_place(const Fingerprint& group, std::uint64_t map,

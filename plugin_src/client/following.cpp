@@ -150,8 +150,8 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
   return true;
 }
 
-// The planned places first, then those of former maps. Whoever cannot be reached may have had a
-// second copy of what it held.
+// The planned places first, then those of former maps. What lay on a node that cannot be reached
+// may have a second copy, where the map says by which it was looked for there.
 std::optional<ClientMap::Place> ClientCore::next_place(const Operation& operation,
                                                        std::size_t index, Code code) {
   const Operation::Item& item = operation.items[index];
@@ -162,9 +162,9 @@ std::optional<ClientMap::Place> ClientCore::next_place(const Operation& operatio
     return std::nullopt;
   }
   const auto asked = std::span(item.asked).first(item.times_asked);
-  if (code == Code::unreachable && item.times_asked == 1) {
-    const auto copy = map_.copy_place(item.traits.group);
-    if (copy && copy->map == item.map && copy->node != asked[0]) return copy;
+  if (code == Code::unreachable) {
+    const auto copy = map_.copy_place(item.traits.group, item.map);
+    if (copy && std::ranges::find(asked, copy->node) == asked.end()) return copy;
   }
   if (code != Code::not_found && code != Code::unreachable && code != Code::ok) return std::nullopt;
   return map_.older_place(item.traits.group, item.map, asked, world_.executor.clock().now_ns());

@@ -86,6 +86,7 @@ struct Operation {
   Kind kind = Kind::get;
   Namespace space;
   std::uint32_t hold_ms = 0;
+  std::uint64_t asked_ns = 0;  // when the caller asked
   std::uint64_t deadline_ns = 0;
   std::vector<Item> items;
   std::vector<Code> codes;     // one an item

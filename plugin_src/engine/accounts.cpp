@@ -55,10 +55,19 @@ void Accounts::settle(Account& account) const {
   const SpaceRule* rule = rules_.of(account.name.tenant, account.name.id);
   account.quota = kNoQuota;
   account.ttl_s = 0;
+  account.copies = 1;
   if (rule == nullptr || account.name.shared) return;
   account.ttl_s = rule->ttl_s;
   if (rule->quota_bytes != 0) account.quota = rule->quota_bytes;
-  if (rule->drop_generation != account.name.generation) account.quota = 0;
+  account.copies = rule->copies;
+  if (rule->drop_generation == account.name.generation) return;
+  account.quota = 0;
+  account.copies = 1;
+}
+
+CopyCounts Accounts::copies_of(const Account& account) {
+  if (account.copies < kCopiesMax) return {};
+  return {.blocks = account.blocks, .waiting = account.blocks - account.copied};
 }
 
 void Accounts::add(AccountId number, std::uint32_t length) {
@@ -66,6 +75,10 @@ void Accounts::add(AccountId number, std::uint32_t length) {
   Account& account = accounts_[number];
   ++account.blocks;
   ++tenants_[account.name.tenant].blocks;
+  if (account.copies == kCopiesMax) {
+    ++all_copies_.blocks;
+    ++all_copies_.waiting;
+  }
   weigh(number, account.bytes + length);
 }
 
@@ -75,6 +88,10 @@ void Accounts::remove(AccountId number, std::uint32_t length, const Lives& lives
   MEMKV_CHECK(account.blocks > 0 && account.bytes >= length, "an account loses what it has");
   --account.blocks;
   --tenants_[account.name.tenant].blocks;
+  if (account.copies == kCopiesMax) {
+    --all_copies_.blocks;
+    --all_copies_.waiting;
+  }
   weigh(number, account.bytes - length);
   if (account.blocks == 0) return close(number);
   trim(account, lives);
@@ -89,6 +106,15 @@ void Accounts::weigh(AccountId number, std::uint64_t bytes) {
   tenant.bytes += bytes - account.bytes;
   account.bytes = bytes;
   look_whether_over(number);
+}
+
+void Accounts::count_copied(AccountId number, bool got) {
+  if (number == kNoAccount) return;
+  Account& account = accounts_[number];
+  all_copies_.waiting -= copies_of(account).waiting;
+  got ? ++account.copied : --account.copied;
+  MEMKV_CHECK(account.copied <= account.blocks, "copies are of blocks that are there");
+  all_copies_.waiting += copies_of(account).waiting;
 }
 
 void Accounts::close(AccountId number) {
@@ -152,10 +178,26 @@ void Accounts::apply(Rules rules) {
   rules_ = std::move(rules);
   usage_.apply(rules_.all());
   for (auto& [number, tenant] : tenants_) tenant.quota = rules_.tenant_quota(number);
+  all_copies_ = {};
   for (const auto& [name, number] : by_name_) {
     settle(accounts_[number]);
     look_whether_over(number);
+    const CopyCounts more = copies_of(accounts_[number]);
+    all_copies_.blocks += more.blocks;
+    all_copies_.waiting += more.waiting;
   }
+}
+
+std::vector<SpaceCopies> Accounts::copies() const {
+  std::vector<SpaceCopies> found;
+  for (const SpaceRule& rule : rules_.spaces()) {
+    if (rule.copies < kCopiesMax) continue;
+    if (found.size() == kSpacesCounted) break;
+    SpaceCopies& one = found.emplace_back(SpaceCopies{.tenant = rule.tenant, .id = rule.id});
+    const auto known = by_name_.find({rule.tenant, rule.id, rule.drop_generation});
+    if (known != by_name_.end()) one.counts = copies_of(accounts_[known->second]);
+  }
+  return found;
 }
 
 bool Accounts::owes(AccountId number) const {
@@ -190,6 +232,10 @@ bool Accounts::is_over(AccountId number) const {
 
 std::uint32_t Accounts::ttl_s(AccountId number) const {
   return number == kNoAccount ? 0 : accounts_[number].ttl_s;
+}
+
+std::uint8_t Accounts::wants_copies(AccountId number) const {
+  return number == kNoAccount ? 1 : accounts_[number].copies;
 }
 
 Placard Accounts::take_first(AccountId number) {

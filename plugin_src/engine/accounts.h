@@ -56,6 +56,9 @@ class Accounts {
   // A block came or went; nothing for kNoAccount.
   void add(AccountId account, std::uint32_t length);
   void remove(AccountId account, std::uint32_t length, const Lives& lives);
+  // A block of it got, or lost, the mark kMarkOfCopied; one that goes has none. Nothing for
+  // kNoAccount.
+  void count_copied(AccountId account, bool got);
   // A block that was added stands last in the line.
   void line_up(AccountId account, const Placard& placard, const Lives& lives);
   void clear();
@@ -80,6 +83,8 @@ class Accounts {
   // Its generation is over: all of it goes.
   [[nodiscard]] bool is_over(AccountId account) const;
   [[nodiscard]] std::uint32_t ttl_s(AccountId account) const;
+  // On how many nodes its blocks are to lie.
+  [[nodiscard]] std::uint8_t wants_copies(AccountId account) const;
   // The first of the line, which leaves it.
   [[nodiscard]] Placard take_first(AccountId account);
   // It stays, and goes last.
@@ -99,6 +104,9 @@ class Accounts {
     return accounts_[account].line.size();
   }
   [[nodiscard]] std::size_t count() const { return by_name_.size(); }
+  [[nodiscard]] const CopyCounts& all_copies() const { return all_copies_; }
+  // Of the first kSpacesCounted namespaces that want two.
+  [[nodiscard]] std::vector<SpaceCopies> copies() const;
 
  private:
   struct Name {
@@ -110,9 +118,10 @@ class Accounts {
   };
   struct Account {
     Name name;
-    std::uint64_t blocks = 0, bytes = 0;
+    std::uint64_t blocks = 0, bytes = 0, copied = 0;
     std::uint64_t quota = kNoQuota;
     std::uint32_t ttl_s = 0;
+    std::uint8_t copies = 1;
     std::uint32_t spared = 0;  // since one went
     std::uint64_t newest = 0;  // incarnation
     std::deque<Placard> line;
@@ -130,6 +139,7 @@ class Accounts {
   void weigh(AccountId account, std::uint64_t bytes);
   static void trim(Account& account, const Lives& lives);
   void settle(Account& account) const;
+  [[nodiscard]] static CopyCounts copies_of(const Account& account);
   void look_whether_over(AccountId account);
   void close(AccountId account);
 
@@ -142,6 +152,7 @@ class Accounts {
   std::set<TenantId> tenants_over_;
   Usage usage_;
   std::uint64_t looks_ = 0;
+  CopyCounts all_copies_;  // of all accounts
 };
 
 }  // namespace memkv::engine

@@ -87,6 +87,7 @@ Entry& Index::insert(const Fingerprint& fingerprint, std::uint32_t length, Accou
   block_bytes_ += length;
   block_bytes_ -= cell.length;
   accounts_.add(account, length);
+  if (cell.length != 0) mark(cell, 0);
   const AccountId account_before = std::exchange(cell.account, account);
   const std::uint32_t length_before = std::exchange(cell.length, length);
   if (length_before != 0) {
@@ -102,14 +103,24 @@ Accounts::Lives Index::lives_in(AccountId account) const {
   };
 }
 
+void Index::mark(Entry& entry, std::uint8_t mark) {
+  const bool was = entry.mark == kMarkOfCopied;
+  const bool is = mark == kMarkOfCopied;
+  if (was != is) accounts_.count_copied(entry.account, is);
+  entry.mark = mark;
+}
+
 void Index::line_up(const Entry& entry) {
   accounts_.line_up(entry.account, {entry.fingerprint, entry.incarnation}, lives_in(entry.account));
 }
 
 void Index::move_to(Entry& entry, AccountId account) {
+  const std::uint8_t marked = entry.mark;
+  mark(entry, 0);  // which the former account counts
   accounts_.add(account, entry.length);
   const AccountId before = std::exchange(entry.account, account);
   accounts_.remove(before, entry.length, lives_in(before));
+  mark(entry, marked);
   line_up(entry);
 }
 
@@ -121,6 +132,7 @@ bool Index::erase(const Fingerprint& fingerprint) {
   if (cells[hole].length == 0) return false;
   --shard.used;
   --size_;
+  mark(cells[hole], 0);
   const AccountId account = cells[hole].account;
   const std::uint32_t length = cells[hole].length;
   block_bytes_ -= length;

@@ -49,10 +49,12 @@ class Index {
   // nullptr when there is none.
   [[nodiscard]] Entry* find(const Fingerprint& fingerprint);
   [[nodiscard]] const Entry* find(const Fingerprint& fingerprint) const;
-  // The entry with this fingerprint, made when it was not there. `length` is at least 1. The caller
-  // looks at full() before.
+  // The entry with this fingerprint, made when it was not there, without a mark. `length` is at
+  // least 1. The caller looks at full() before.
   Entry& insert(const Fingerprint& fingerprint, std::uint32_t length,
                 AccountId account = kNoAccount);
+  // The entry's block carries this mark from now on.
+  void mark(Entry& entry, std::uint8_t mark);
   // The entry's block is its account's newest.
   void line_up(const Entry& entry);
   // The block counts for another account from now on, and stands last there.

@@ -41,7 +41,9 @@ void Lister::choose(const WalkPtr& walk) {
   const std::uint64_t now_ns = core_.executor.clock().now_ns();
   walk->found.next = core_.index.walk(walk->found.next, kCellsPerSlice, [&](const Entry& entry) {
     const bool wanted = entry.reads_by(now_ns) >= wish.reads_min &&
-                        (wish.mark_not == 0 || entry.mark != wish.mark_not);
+                        (wish.mark_not == 0 || entry.mark != wish.mark_not) &&
+                        (!wish.in_dram || entry.resident != kNone) &&
+                        core_.index.accounts().wants_copies(entry.account) >= wish.copies_min;
     if (wanted && !core_.index.accounts().is_over(entry.account))
       walk->chosen.push_back({entry.fingerprint, entry.incarnation});
     return walk->chosen.size() < wish.count;

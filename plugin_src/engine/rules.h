@@ -9,6 +9,9 @@
 
 namespace memkv {
 
+// The mark of a block that lies on its second place, too; as wire::kMarkCopied.
+inline constexpr std::uint8_t kMarkOfCopied = 1;
+
 // Which blocks a namespace takes.
 enum class Admission : std::uint8_t { all = 1, second_touch = 2, budget = 3 };
 
@@ -19,11 +22,23 @@ struct SpaceRule {
   std::uint32_t ttl_s = 0;            // 0: blocks live for ever
   std::uint64_t quota_bytes = 0;      // of this node; 0: no limit
   Admission admission = Admission::all;
+  std::uint8_t copies = 1;  // on how many nodes a block is to lie, 1 … kCopiesMax
 };
 
 struct TenantQuota {
   TenantId tenant = 0;
   std::uint64_t quota_bytes = 0;  // of this node; 0: no limit
+};
+
+// Of blocks that are to lie on two nodes by their namespace's rule.
+struct CopyCounts {
+  std::uint64_t blocks = 0;
+  std::uint64_t waiting = 0;  // of these, without kMarkOfCopied
+};
+struct SpaceCopies {
+  TenantId tenant = 0;
+  NamespaceId id{};
+  CopyCounts counts;
 };
 
 // What is settled, all of it. A namespace that is not here has no rules.
@@ -72,6 +87,7 @@ class Rules {
   [[nodiscard]] std::uint64_t tenant_quota(TenantId tenant) const;  // kNoQuota: no limit
   // All of them: namespaces by tenant and id, tenants by number.
   [[nodiscard]] const StoreRules& all() const { return sorted_; }
+  [[nodiscard]] const std::vector<SpaceRule>& spaces() const { return sorted_.spaces; }  // by name
 
  private:
   StoreRules sorted_;

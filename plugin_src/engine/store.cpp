@@ -59,6 +59,7 @@ class StoreImpl final : public Store {
   void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) override;
   bool mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) override;
   StoreStats stats() const override;
+  std::vector<SpaceCopies> copies() const override { return core_.index.accounts().copies(); }
   void when_clean(std::move_only_function<void()> tell) override;
 
   // What opening took of the device and of time.
@@ -178,7 +179,7 @@ void StoreImpl::list(const Wish& wish, std::move_only_function<void(Result<Listi
 bool StoreImpl::mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) {
   Entry* entry = find(id);
   if (entry == nullptr || entry->incarnation != incarnation) return false;
-  entry->mark = mark;
+  core_.index.mark(*entry, mark);
   return true;
 }
 
@@ -277,6 +278,7 @@ StoreStats StoreImpl::stats() const {
   stats.segments_free = core_.log.free_count();
   stats.blocks = core_.index.size();
   stats.block_bytes = core_.index.block_bytes();
+  stats.copies = core_.index.accounts().all_copies();
   stats.dram_blocks = core_.residents.count();
   stats.dirty_bytes = core_.residents.dirty_bytes();
   stats.records_waiting = core_.log.unwritten_records();

@@ -72,10 +72,12 @@ struct Pinned {
 // What list() is to name.
 struct Wish {
   TenantId tenant = 0;
-  std::uint64_t cursor = 0;    // 0: from the first on
-  std::uint32_t count = 0;     // at most; at least 1
-  std::uint8_t reads_min = 0;  // only those that were read so often lately
-  std::uint8_t mark_not = 0;   // only those that carry another mark than this; 0: any
+  std::uint64_t cursor = 0;     // 0: from the first on
+  std::uint32_t count = 0;      // at most; at least 1
+  std::uint8_t reads_min = 0;   // only those that were read so often lately
+  std::uint8_t mark_not = 0;    // only those that carry another mark than this; 0: any
+  std::uint8_t copies_min = 0;  // only those whose rule wants so many copies at least; 0: any
+  bool in_dram = false;         // only those that are
 };
 struct ListedBlock {
   Namespace space;
@@ -106,6 +108,7 @@ struct StoreStats {
   std::uint64_t recovered_blocks = 0, recovery_ms = 0, puts_waiting = 0, gets_waiting = 0;
   std::uint64_t records_waiting = 0;
   std::uint64_t put_bytes = 0, rewritten_bytes = 0, evicted_bytes = 0, device_operations = 0;
+  CopyCounts copies;
   Histogram device_reads, device_writes;
   RulesUsage usage;
 };
@@ -135,6 +138,7 @@ class Store {
   //   first, those that were hit since their turn came last time later, the newest last. In DRAM
   //   the tenant that has most of the cache makes room; on the device, blocks that were hit move on
   //   within kKeptPercentMax of a segment where their namespace or tenant has a quota.
+  // - Copies are made by others: the store tells by list() and copies() which blocks want one.
   // - Admission::second_touch takes a block at its second put within the last kTouchesMax, about;
   //   Admission::budget only while the device was written less than StoreOptions::write_budget.
   virtual void set_rules(StoreRules rules) = 0;
@@ -185,12 +189,17 @@ class Store {
   // parts may be missed or named twice. Statuses: shutdown.
   virtual void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) = 0;
 
-  // Puts a mark on this very incarnation, for found blocks and list(): the store itself does
-  // nothing with it, and forgets it with the block or at a restart. False: it is not here.
+  // Puts a mark on this very incarnation, for found blocks and list(): the store itself counts
+  // kMarkOfCopied, does nothing else with it, and forgets it with the block or at a restart. False:
+  // it is not here.
   [[nodiscard]] virtual bool mark(const BlockId& id, std::uint64_t incarnation,
                                   std::uint8_t mark) = 0;
 
   [[nodiscard]] virtual StoreStats stats() const = 0;
+
+  // How far the copies of namespaces are that want two, of at most kSpacesCounted of them, by
+  // tenant and id.
+  [[nodiscard]] virtual std::vector<SpaceCopies> copies() const = 0;
 
   // A nudge from whoever wants to wait until the store is at rest (tests, benchmarks): `clean`
   // comes when nothing is dirty.

@@ -64,6 +64,27 @@ Ledger& ledger() {
 
 void add(ClientStats& sum, const ClientStats& more) {
   for (const auto& [name, counter] : kCounters) sum.*counter += more.*counter;
+  for (std::size_t kind = 0; kind < kRequestKinds; ++kind) {
+    for (std::size_t outcome = 0; outcome < kOutcomes; ++outcome) {
+      RequestStats::Ended& here = sum.requests.of[kind][outcome];
+      here.took.add(more.requests.of[kind][outcome].took);
+      here.bytes += more.requests.of[kind][outcome].bytes;
+    }
+  }
+}
+
+std::string latency_lines(const RequestStats& requests) {
+  std::string text;
+  for (std::size_t kind = 0; kind < kRequestKinds; ++kind) {
+    for (std::size_t outcome = 0; outcome < kOutcomes; ++outcome) {
+      const auto asked = static_cast<RequestKind>(kind);
+      const RequestStats::Ended& ended = requests.of[kind][outcome];
+      text += "latency_" + std::string(kind_name(asked)) + "_";
+      text += outcome_name(asked, static_cast<Outcome>(outcome));
+      text += " " + ended.took.text() + " bytes=" + std::to_string(ended.bytes) + "\n";
+    }
+  }
+  return text;
 }
 
 }  // namespace
@@ -91,7 +112,7 @@ std::string stat_text() {
   for (const auto& [name, counter] : kCounters) {
     text += std::string(name) + " " + std::to_string(sum.*counter) + "\n";
   }
-  return text;
+  return text + latency_lines(sum.requests);
 }
 
 }  // namespace memkv::nixl

@@ -1,8 +1,9 @@
 // Stat: what the plugin did in this process, for metrics.
 //
-// Lines of `name value`, whole numbers, as a node's STAT: `poisoned` (1: a check of ours failed,
-// poison.h), `backends` (alive), and the counters of all backends' clients, of those that are gone
-// too. Readers ignore names they do not know. Thread: any.
+// Lines of `name value`, as a node's STAT: `poisoned` (1: a check of ours failed, poison.h),
+// `backends` (alive), the counters of all backends' clients, of those that are gone too, and
+// `latency_` lines of their requests by kind and outcome, with `bytes=` at the end. Readers ignore
+// names they do not know. Thread: any.
 #pragma once
 
 #include <cstddef>

@@ -20,7 +20,9 @@ Result<void> Lists::begin_list(std::uint64_t request, std::span<const std::byte>
                   .cursor = list->cursor,
                   .count = list->count,
                   .reads_min = list->reads_min,
-                  .mark_not = list->mark_not};
+                  .mark_not = list->mark_not,
+                  .copies_min = list->copies_min,
+                  .in_dram = list->dram == 1};
   waiting_.insert(request);
   ++under_way_;
   session_.server.store.list(

@@ -114,7 +114,8 @@ struct FileHeader {
   rule.ttl_s = in.u32();
   rule.quota_bytes = share_of(in.u64(), mine);
   rule.admission = static_cast<Admission>(in.u8());
-  in.zeros(3);
+  rule.copies = in.u8();
+  in.zeros(2);
   return rule;
 }
 
@@ -177,7 +178,8 @@ Result<StoreRules> decode_rules(std::span<const std::byte> body, std::uint32_t e
                 "zero that is none");
   }
   const auto known = [](const SpaceRule& rule) {
-    return rule.admission >= Admission::all && rule.admission <= Admission::budget;
+    return rule.admission >= Admission::all && rule.admission <= Admission::budget &&
+           rule.copies >= 1 && rule.copies <= kCopiesMax;
   };
   const auto before = [](const SpaceRule& a, const SpaceRule& b) {
     return std::tie(a.tenant, a.id) < std::tie(b.tenant, b.id);
@@ -187,7 +189,9 @@ Result<StoreRules> decode_rules(std::span<const std::byte> body, std::uint32_t e
       std::ranges::adjacent_find(rules.spaces, not_before) != rules.spaces.end() ||
       std::ranges::adjacent_find(rules.tenants, std::greater_equal<>(), &TenantQuota::tenant) !=
           rules.tenants.end()) {
-    return fail(Code::protocol, "RULES: an admission that is not known, or not in order");
+    return fail(Code::protocol,
+                "RULES: an admission that is not known, copies that are neither 1 nor 2, or not in "
+                "order");
   }
   return rules;
 }

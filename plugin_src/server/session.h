@@ -98,6 +98,7 @@ class Session {
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
 };
 
+static_assert(kMarkOfCopied == wire::kMarkCopied);
 // The mark as the wire's answers say it.
 [[nodiscard]] constexpr std::uint8_t copied(std::uint8_t mark) {
   return mark == wire::kMarkCopied ? 1 : 0;

@@ -119,14 +119,8 @@ void add_store(Lines& lines, const StoreStats& s) {
   lines.add("device_operations", s.device_operations);
   lines.add("recovered_blocks", s.recovered_blocks);
   lines.add("recovery_ms", s.recovery_ms);
-}
-
-void add_latency(Lines& lines, std::string_view name, const Histogram& took) {
-  std::string text = "sum=" + std::to_string(took.sum_us());
-  for (std::size_t i = 0; i < Histogram::kBounds; ++i) {
-    text += " " + std::to_string(Histogram::bound_us(i)) + "=" + std::to_string(took.buckets()[i]);
-  }
-  lines.add(name, text + " more=" + std::to_string(took.buckets().back()));
+  lines.add("copies_blocks", s.copies.blocks);
+  lines.add("copies_waiting", s.copies.waiting);
 }
 
 void add_pairs(Lines& lines, std::string_view name,
@@ -150,8 +144,8 @@ void add_space(Lines& lines, std::string_view name, const SpaceCounters& space) 
              {"put_bytes", space.put_bytes}});
 }
 
-[[nodiscard]] std::string name_of(std::string_view kind, TenantId tenant, const NamespaceId& id) {
-  std::string name = std::string(kind) + std::to_string(tenant) + "_";
+[[nodiscard]] std::string name_of(std::string_view what, TenantId tenant, const NamespaceId& id) {
+  std::string name = std::string(what) + "_" + std::to_string(tenant) + "_";
   for (const std::byte byte : id) {
     constexpr std::string_view kDigits = "0123456789abcdef";
     name += kDigits[std::to_integer<std::size_t>(byte >> 4)];
@@ -162,14 +156,14 @@ void add_space(Lines& lines, std::string_view name, const SpaceCounters& space) 
 
 void add_spaces(Lines& lines, const Spaces& spaces) {
   for (const SpaceCounters& space : spaces.own()) {
-    add_space(lines, name_of("namespace_", space.tenant, space.id), space);
+    add_space(lines, name_of("namespace", space.tenant, space.id), space);
   }
   add_space(lines, "namespace_other", spaces.other());
 }
 
 void add_usage(Lines& lines, const RulesUsage& usage) {
   for (const SpaceUsage& space : usage.spaces) {
-    add_pairs(lines, name_of("usage_", space.tenant, space.id),
+    add_pairs(lines, name_of("usage", space.tenant, space.id),
               {{"quota", space.quota_bytes},
                {"bytes", space.bytes},
                {"blocks", space.blocks},
@@ -183,6 +177,14 @@ void add_usage(Lines& lines, const RulesUsage& usage) {
   }
 }
 
+void add_copies(Lines& lines, const std::vector<SpaceCopies>& copies) {
+  for (const SpaceCopies& space : copies) {
+    lines.add(name_of("copies", space.tenant, space.id),
+              "blocks=" + std::to_string(space.counts.blocks) +
+                  " waiting=" + std::to_string(space.counts.waiting));
+  }
+}
+
 }  // namespace
 
 std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
@@ -190,13 +192,14 @@ std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
   add_server(lines, context, now);
   const StoreStats store = context.store.stats();
   add_store(lines, store);
-  add_latency(lines, "latency_get_first_byte", context.counters.get_first_byte);
-  add_latency(lines, "latency_get_whole", context.counters.get_whole);
-  add_latency(lines, "latency_put", context.counters.put);
-  add_latency(lines, "latency_device_read", store.device_reads);
-  add_latency(lines, "latency_device_write", store.device_writes);
+  lines.add("latency_get_first_byte", context.counters.get_first_byte.text());
+  lines.add("latency_get_whole", context.counters.get_whole.text());
+  lines.add("latency_put", context.counters.put.text());
+  lines.add("latency_device_read", store.device_reads.text());
+  lines.add("latency_device_write", store.device_writes.text());
   add_spaces(lines, context.spaces);
   add_usage(lines, store.usage);
+  add_copies(lines, context.store.copies());
   return lines.take();
 }
 

@@ -239,11 +239,14 @@ void layout(Side& side, typename Side::template Of<List>& list) {
   side.number(list.count);
   side.number(list.reads_min);
   side.number(list.mark_not);
-  side.zeros(2);
+  side.number(list.copies_min);
+  side.number(list.dram);
 }
 Verdict rule(const List& list) {
   if (list.count == 0) return {Code::protocol, "a list of nothing"};
   if (list.count > kListMax) return {Code::too_large, "a list of more than 1024 blocks"};
+  if (list.copies_min > kCopiesMax) return {Code::protocol, "blocks on more than 2 nodes"};
+  if (list.dram > 1) return {Code::protocol, "neither in DRAM only nor all"};
   return {};
 }
 

@@ -177,6 +177,9 @@ struct List {
   std::uint32_t count = 0;     // the most to name, 1 … kListMax
   std::uint8_t reads_min = 0;  // only those that were read so often lately
   std::uint8_t mark_not = 0;   // only those that carry another mark than this; 0: any
+  // Only those of namespaces whose blocks are to lie on so many nodes at least, at most kCopiesMax.
+  std::uint8_t copies_min = 0;
+  std::uint8_t dram = 0;  // 1: only those in DRAM
 };
 // Says that this very incarnation lies on another node, too.
 struct Mark {

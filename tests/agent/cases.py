@@ -143,6 +143,10 @@ def case_metrics() -> None:
             "memkv_client_hits_total 1",
             "memkv_client_misses_total 1",
             f'memkv_client_bytes_total{{operation="get"}} {block(0).nbytes}',
+            'memkv_client_put_seconds_count{outcome="stored"} 1',
+            'memkv_client_get_seconds_count{outcome="miss"} 1',
+            'memkv_client_get_seconds_count{outcome="hit"} 0',
+            f'memkv_client_request_bytes_total{{operation="get",outcome="miss"}} {block(0).nbytes}',
         ):
             assert sample in lines, sample
 

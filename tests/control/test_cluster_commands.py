@@ -93,9 +93,12 @@ def test_namespaces_are_created_listed_and_dropped(plane: Served) -> None:
     for generation in (1, 2):
         dropped = asked(plane, "namespaces", "drop", "llama")
         assert dropped["drop_generation"] == generation
-    (listed,) = asked(plane, "namespaces", "list")["namespaces"]
+    said = asked(plane, "namespaces", "list")
+    (listed,) = said["namespaces"]
     assert (listed["name"], listed["drop_generation"]) == ("llama", 2)
     assert listed["used_bytes"] is None  # there is no node that could say
+    assert listed["copies_waiting"] is None, "no node counts them"
+    assert said["warnings"] == [], "no node, no failure"
     assert "2.0 GiB" in run(plane, "namespaces", "list").stdout
     unknown = run(plane, "namespaces", "drop", "qwen")
     assert unknown.returncode == 1

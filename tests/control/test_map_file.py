@@ -33,7 +33,7 @@ def test_the_body_is_the_golden_one(repo: Path) -> None:
 
 
 def test_rules_are_as_the_page_says() -> None:
-    rules = map_pb2.NamespaceRules(quota_bytes=1 << 40, ttl_s=60)
+    rules = map_pb2.NamespaceRules(quota_bytes=1 << 40, ttl_s=60, copies=2)
     map_ = map_pb2.ClusterMap(
         epoch=5,
         namespaces=[
@@ -51,9 +51,9 @@ def test_rules_are_as_the_page_says() -> None:
     expected = (
         "05000000 02000000 01000000"
         "0100000000000000 7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a7a 00000000 00000000"
-        "0000000000000000 03 000000"
+        "0000000000000000 03 01 0000"
         "0200000000000000 61616161616161616161616161616161 03000000 3c000000"
-        "0000000000010000 01 000000"
+        "0000000000010000 01 02 0000"
         "0100000000000000 0700000000000000"
     )
     assert frame[32:] == bytes.fromhex(expected)

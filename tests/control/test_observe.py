@@ -83,11 +83,16 @@ def test_the_control_plane_says_how_it_is(machine: Machine, plane: Served, repo:
 def test_an_agent_serves_its_nodes_page(machine: Machine, plane: Served, repo: Path) -> None:
     with machine.agent(plane.address, *ANYWHERE) as agent, operator(plane.address) as we:
         page = str(agent.said["metrics"])
-        found = scrape_until(page, lambda now: now.value("memkv_node_registered") == 1)
+        scrape_until(page, lambda now: now.value("memkv_node_registered") == 1)
+        rule = ("namespaces", "create", "llama", "--copies", "2", "--control", plane.address)
+        assert memkv(*rule).returncode == 0
+        found = scrape_until(page, lambda now: now.value("memkv_node_namespaces_settled") == 1)
         rows = documented(repo)
         assert found.metrics.items() <= rows.items()
         absent = {name for name in rows if name.startswith("memkv_node_")} - found.metrics.keys()
         assert absent <= WEAR | RULED
+        space = {"tenant": "1", "namespace": namespace_id("llama").hex()}
+        assert found.value("memkv_node_namespace_copies_waiting", **space) == 0
         assert found.value("memkv_node_memkvd_starts_total") == 1
         machine.kill_memkvd()
         again = scrape_until(page, lambda now: now.value("memkv_node_memkvd_starts_total") == 2)

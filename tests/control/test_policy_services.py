@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from memkv_nixl._namespace import dialect_id, namespace_id
 from memkv_nixl.control import _tenancy
 from memkv_nixl.control._tokens import Right, read
-from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2
+from memkv_nixl.proto.memkv.v1 import admin_pb2, map_pb2, placement_pb2
 from memkv_nixl.proto.memkv.v1 import namespaces_pb2 as spaces
 from memkv_nixl.proto.memkv.v1 import tenants_pb2 as tenants
 from tests.control.plane import Plane, refused, run, serving
@@ -78,6 +79,47 @@ def test_a_namespace_is_created_ruled_and_dropped(tmp_path: Path) -> None:
         (rule,) = (await published(plane)).namespaces
         assert (rule.tenant, rule.id, rule.drop_generation) == (1, info.id, 1)
         assert rule.rules == listed.rules
+
+    tell(tmp_path, story)
+
+
+def test_copies_that_one_failure_would_take_are_allowed_and_said(tmp_path: Path) -> None:
+    async def settle(plane: Plane, copies: int) -> Any:
+        request = spaces.UpdateNamespaceRequest(
+            name="llama", rules=map_pb2.NamespaceRules(copies=copies)
+        )
+        return await plane.namespaces.UpdateNamespace(request)
+
+    async def story(plane: Plane) -> None:
+        await plane.namespaces.CreateNamespace(spaces.CreateNamespaceRequest(name="llama"))
+        first = await plane.join("10.0.0.1:1", failure_domain="rack-1")
+        second = await plane.join("10.0.0.2:1", failure_domain="rack-1")
+        assert (await settle(plane, 2)).namespace.rules.copies == 2
+        said = await plane.next_event("namespace_changed")
+        assert "all nodes that take blocks are in the failure domain 'rack-1'" in said.text
+        await settle(plane, 1)
+        third = await plane.join("10.0.0.3:1", failure_domain="rack-2")
+        await settle(plane, 2)
+        texts = [event.text async for event in plane.admin.WatchEvents(
+            admin_pb2.WatchEventsRequest(), timeout=30
+        ) if event.kind == "namespace_changed"]  # fmt: skip
+        assert ["failure domain" in text for text in texts] == [True, False, False]
+        for agent in (first, second, third):
+            agent.hang_up()
+
+    tell(tmp_path, story)
+
+
+def test_a_wrong_number_of_copies_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    async def story(plane: Plane) -> None:
+        for copies in (0, 3):
+            rules = map_pb2.NamespaceRules(copies=copies)
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await plane.namespaces.CreateNamespace(
+                    spaces.CreateNamespaceRequest(name="n", rules=rules)
+                )
+            assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert f"copies: {copies} is neither 1 nor 2" in str(refusal.value.details())
 
     tell(tmp_path, story)
 

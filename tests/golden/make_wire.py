@@ -256,7 +256,14 @@ def other_frames() -> dict[str, list[Field]]:
         *listed(77, 5, b"alpha", depth=2, recompute_cost=900, reads=9, mark=1),
         *listed(78, 64 << 20, b"\x00\xff"),
     ]
-    asked = [u64(0x100000002, "cursor"), u32(1024, "count"), u8(8, "reads min"), u8(1, "mark not")]
+    asked = [
+        u64(0x100000002, "cursor"),
+        u32(1024, "count"),
+        u8(8, "reads min"),
+        u8(1, "mark not"),
+        u8(2, "copies min"),
+        u8(1, "DRAM only"),
+    ]
     return {
         "match": frame("MATCH", 4, [*space(), u32(250, "hold, ms"), u32(3, "keys"), *keys]),
         "match_reply": frame(
@@ -281,7 +288,7 @@ def other_frames() -> dict[str, list[Field]]:
         "map": frame("MAP", 7, []),
         "map_reply": frame("MAP_REPLY", 7, [u32(5, "epoch"), u32(2, "nodes"), *nodes]),
         "map_reply_empty": frame("MAP_REPLY", 7, [u32(0, "epoch"), u32(0, "nodes")]),
-        "list": frame("LIST", 8, [*asked, zeros(2)]),
+        "list": frame("LIST", 8, asked),
         "list_reply": frame(
             "LIST_REPLY", 8, [u32(5, "epoch"), u64(0x100000003, "next"), u32(2, "blocks"), *blocks]
         ),

@@ -75,6 +75,30 @@ def test_match_says_where_and_how_long(client: Client) -> None:
     assert request.matches() == [(0, 2, 5), (0, 0, 0)]
 
 
+def test_latencies_are_counted_by_how_a_request_ended(client: Client) -> None:
+    assert codes(client.put(SPACE, [b"slow", b"quick"], [b"x" * 10, b"y" * 20])) == ["ok"] * 2
+    assert codes(client.get(SPACE, [b"slow"], [bytearray(10)])) == ["ok"]
+    assert codes(client.get(SPACE, [b"slow", b"nowhere"], [bytearray(10)] * 2)) == [
+        "ok",
+        "not_found",
+    ]
+    assert client.match(SPACE, [b"nowhere"]).wait(WAIT_MS)
+    found = client.latencies()
+    bounds = _native.latency_bounds_us()
+    assert bounds == sorted(bounds)
+    counted = {
+        name: (sum(buckets), moved) for name, (buckets, _, moved) in found.items() if sum(buckets)
+    }
+    assert counted == {
+        "put_stored": (1, 30),
+        "get_hit": (1, 10),
+        "get_miss": (1, 10),
+        "match_miss": (1, 0),
+    }
+    assert all(len(buckets) == len(bounds) + 1 for buckets, _, _ in found.values())
+    assert 0 < found["put_stored"][1] < WAIT_MS * 1000
+
+
 def test_a_dropped_block_is_gone_and_can_be_put_again(client: Client) -> None:
     assert codes(client.put(SPACE, [b"d"], [b"one"])) == ["ok"]
     assert codes(client.drop(SPACE, [b"d"])) == ["ok"]

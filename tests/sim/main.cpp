@@ -131,6 +131,7 @@ std::vector<std::string> missed_floors(const Totals& totals) {
   floor("blocks served over a clean stop", totals.kept_over_stop, n);
   floor("new maps", totals.maps, n);
   floor("second copies", totals.copied, n);
+  floor("second copies that a rule wants", totals.settled, n / 4);
   floor("blocks found at a former place", totals.found_older, n / 4);
   for (const Floor& fault : kFaultFloors) {
     const auto fired = totals.fired.find(fault.name);
@@ -176,6 +177,7 @@ std::vector<std::pair<const char*, std::uint64_t>> rows(const Totals& t) {
           {"kept_over_stop", t.kept_over_stop},
           {"maps", t.maps},
           {"copied", t.copied},
+          {"settled", t.settled},
           {"found_older", t.found_older}};
 }
 

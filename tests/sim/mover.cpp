@@ -60,7 +60,11 @@ std::unique_ptr<Client> Mover::open(unsigned node) {
   return std::move(*client);
 }
 
-void Mover::boot() {
+void Mover::boot(bool settled) {
+  settles_only_ = settled;
+  cursor_ = 0;
+  done_ = false;
+  found_ = true;
   process_ = world_.spawn("mover" + std::to_string(number_) + "of" + std::to_string(tenant_));
   random_ = std::make_unique<SeededRandom>(world_.random().next());
   own_ = open(number_);
@@ -92,14 +96,29 @@ void Mover::ask(const Question& question, std::function<void(Result<std::string>
             [got = std::move(got)](Result<std::string> text) { got(std::move(text)); });
 }
 
+void Mover::begin_pass() {
+  done_ = settles_ && !in_dram_ && !found_;
+  settles_ = settles_only_ || random_->below(2) == 0;
+  in_dram_ = random_->below(3) == 0;
+  found_ = false;
+}
+
 void Mover::look() {
   move_.reset();
+  if (cursor_ == 0) begin_pass();
   Question question{.asks = wire::Type::list, .answers = wire::Type::list_reply, .body = {}};
   question.body.resize(wire::kSmallBodyMax);
-  const wire::List list{.cursor = cursor_, .count = 1, .mark_not = wire::kMarkCopied};
+  const wire::List list{.cursor = cursor_,
+                        .count = 1,
+                        .mark_not = wire::kMarkCopied,
+                        .copies_min = static_cast<std::uint8_t>(settles_ ? kCopiesMax : 0),
+                        .dram = static_cast<std::uint8_t>(in_dram_ ? 1 : 0)};
   question.body.resize(wire::encode(list, question.body));
   ask(question, [this](Result<std::string> text) {
-    if (!text) return later(20'000, &Mover::look);
+    if (!text) {
+      found_ = true;
+      return later(20'000, &Mover::look);
+    }
     listed(*text);
   });
 }
@@ -109,7 +128,9 @@ void Mover::listed(const std::string& text) {
   MEMKV_CHECK(reply.has_value(), "a node's list is one");
   cursor_ = reply->head().next;
   const auto block = reply->next();
-  if (!block || !belongs_there(block->traits.group)) return later(3'000, &Mover::look);
+  if (!block) return later(3'000, &Mover::look);
+  MEMKV_CHECK(!settles_ || block->space == space_of(kTwofold), "a list is as it was asked for");
+  if (!settles_ && !belongs_there(block->traits.group)) return later(3'000, &Mover::look);
   move_ = std::make_unique<Move>();
   move_->space = block->space;
   move_->memory->key.assign(block->key.begin(), block->key.end());
@@ -126,6 +147,7 @@ void Mover::read() {
     const bool came = move_->get->codes()[0] == Code::ok;
     // Long enough for whole drops, which go to both nodes twice, to come between.
     if (came) return later(20'000, &Mover::hold);
+    found_ = true;
     later(2'000, &Mover::look);
   });
 }
@@ -143,12 +165,24 @@ void Mover::hold() {
 }
 
 void Mover::await_held(unsigned looks) {
+  if (move_->put->done() && move_->put->codes()[0] == Code::exists) {
+    return say_copied([this](bool) { end(); });
+  }
   if (move_->put->done() || looks == 0) return end();
   if (move_->put->wait_held(0)) return later(3'000, &Mover::mark);
   process_->executor().after(kNsPerMs, [this, looks] { await_held(looks - 1); });
 }
 
 void Mover::mark() {
+  say_copied([this](bool here) {
+    if (!here) return end();
+    later(3'000, &Mover::end);
+    move_->put->release();
+  });
+}
+
+// Marks the block here; whether it is.
+void Mover::say_copied(std::function<void(bool)> said) {
   Question question{.asks = wire::Type::mark, .answers = wire::Type::mark_reply, .body = {}};
   question.body.resize(wire::kSmallBodyMax);
   const wire::Mark mark{.space = move_->space,
@@ -156,17 +190,19 @@ void Mover::mark() {
                         .incarnation = move_->incarnation,
                         .key = move_->memory->key};
   question.body.resize(wire::encode(mark, question.body));
-  ask(question, [this](Result<std::string> text) {
+  ask(question, [said = std::move(said)](Result<std::string> text) {
     const auto reply = text ? wire::decode_mark_reply(as_bytes_of(*text)) : fail(text.error());
-    if (!reply || reply->code != Code::ok) return end();
-    later(3'000, &Mover::end);
-    move_->put->release();
+    said(reply && reply->code == Code::ok);
   });
 }
 
 // It is over, or is given up.
 void Mover::end() {
-  if (move_->put->done() && move_->put->codes()[0] == Code::ok) ++copied_;
+  found_ = found_ || !move_->put->done() || move_->put->codes()[0] != Code::conflict;
+  if (move_->put->done() && move_->put->codes()[0] == Code::ok) {
+    ++copied_;
+    settled_ += settles_ ? 1 : 0;
+  }
   later(3'000, &Mover::look);
 }
 

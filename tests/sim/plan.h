@@ -12,6 +12,8 @@ namespace memkv::sim {
 inline constexpr unsigned kNodes = 2;
 inline constexpr unsigned kTenants = 2;
 inline constexpr unsigned kSpaces = 3;  // of them, two differ in nothing but the drop generation
+inline constexpr unsigned kTwofold =
+    2;  // the space that a rule wants on both, where blocks have copies
 inline constexpr unsigned kKeys = 14;
 
 struct Plan {

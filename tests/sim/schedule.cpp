@@ -19,7 +19,8 @@
 namespace memkv::sim {
 namespace {
 
-constexpr unsigned kLastKeys = 5;  // new blocks of each client after the faults
+constexpr std::uint64_t kCopiesMs = 60'000;  // until every copy is made, after the faults
+constexpr unsigned kLastKeys = 5;            // new blocks of each client after the faults
 
 class Schedule {
  public:
@@ -41,6 +42,8 @@ class Schedule {
   [[nodiscard]] std::vector<std::byte> new_rules();
   void start_movers();
   void crash_mover(unsigned number);
+  void crash_movers();
+  void settle_copies();
   void count_client(ClientHost& client);
   void crash_at_work(unsigned number, unsigned looks);
   void after_drop(const Identity& id);
@@ -107,14 +110,25 @@ void Schedule::need(const std::function<bool()>& done, std::uint64_t ms, const s
 
 // ---- hosts
 
-// Quotas of both tenants, tight ones too.
+// Quotas of both tenants, tight ones too; and where blocks have copies, a namespace of each that
+// wants two.
 std::vector<std::byte> Schedule::new_rules() {
   Random& random = world_->random();
-  std::vector<std::byte> body(12 + 16 * kTenants);
+  const unsigned spaces = plan_.copies ? kTenants : 0;
+  std::vector<std::byte> body(12 + 44 * spaces + 16 * kTenants);
   ByteWriter writer(body);
   writer.u32(epoch_);
-  writer.u32(0);
+  writer.u32(spaces);
   writer.u32(kTenants);
+  for (unsigned tenant = 0; tenant < spaces; ++tenant) {
+    writer.u64(tenant_of(tenant));
+    writer.raw(space_of(kTwofold).id);
+    writer.u32(space_of(kTwofold).generation);
+    writer.zeros(12);  // no TTL, no quota
+    writer.u8(static_cast<std::uint8_t>(Admission::all));
+    writer.u8(kCopiesMax);
+    writer.zeros(2);
+  }
   for (unsigned tenant = 0; tenant < kTenants; ++tenant) {
     writer.u64(tenant_of(tenant));
     writer.u64(random.below(3) == 0
@@ -391,16 +405,37 @@ void Schedule::heal() {
   world_->set_faults({.short_steps = plan_.faults.short_steps});
   for (const auto& [a, b] : apart_) world_->partition(a, b, false);
   apart_.clear();
-  for (const auto& mover : movers_) {
-    totals_.copied += mover->copied();
-    mover->crash();
-  }
+  crash_movers();
   need([this] { return all_running(); }, kStopMs, "a node does not come back");
   for (unsigned i = 0; i < plan_.clients && !failed(); ++i) {
     for (unsigned k = 0; k < kLastKeys && !failed(); ++k) {
       const Identity id{clients_[i]->tenant(), 2, kKeys + i * kLastKeys + k};
       heal_block(i, id);
     }
+  }
+  if (plan_.copies && !failed()) settle_copies();
+}
+
+void Schedule::crash_movers() {
+  for (const auto& mover : movers_) mover->crash();
+}
+
+// What a rule wants on two nodes comes to lie there. Where a node may take one block for another,
+// or cannot keep what it took, that may go on and on.
+void Schedule::settle_copies() {
+  for (const auto& mover : movers_) mover->boot(true);
+  const bool certain = !plan_.collides() && !disk_lied_ && plan_.bad_pages.empty();
+  if (certain) {
+    need(
+        [this] {
+          return std::ranges::all_of(movers_, [](const auto& one) { return one->done(); });
+        },
+        kCopiesMs, "blocks wait for their second copy");
+  }
+  crash_movers();
+  for (const auto& mover : movers_) {
+    totals_.copied += mover->copied();
+    totals_.settled += mover->settled();
   }
 }
 

@@ -31,6 +31,7 @@ class FakeStore final : public Store {
   std::function<void()> on_match;
   std::vector<std::pair<TenantId, std::uint64_t>> reports;
   std::uint64_t aborted = 0, most_gets = 0;
+  std::vector<SpaceCopies> space_copies;  // what copies() says
   // What every list() is answered with, and what it was asked.
   Listing listing;
   RulesUsage usage;
@@ -124,6 +125,7 @@ class FakeStore final : public Store {
   StoreStats stats() const override {
     return {.boot = 7, .capacity_bytes = kGiB, .blocks = blocks_.size(), .usage = usage};
   }
+  std::vector<SpaceCopies> copies() const override { return space_copies; }
   void when_clean(std::move_only_function<void()> clean) override {
     executor_.post(std::move(clean));
   }

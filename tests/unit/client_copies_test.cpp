@@ -139,6 +139,38 @@ TEST_F(ClientCopiesTest, WhenTheFirstPlaceDiesTheCopyIsFound) {
   }
 }
 
+// The new map names another first place, in the dead one's domain, which has the block not yet: the
+// copy is where the old map had it.
+TEST_F(ClientCopiesTest, WhenTheMapForgetsTheFirstPlaceTheCopyIsFound) {
+  open_pool();
+  std::string key;
+  std::size_t first = 0;
+  std::size_t second = 0;
+  const std::vector<PlacementNode> old = map_;
+  for (int i = 0; key.empty(); ++i) {
+    const std::string tried = "k" + std::to_string(i);
+    first = first_of(tried);
+    second = second_of(tried);
+    map_[first].weight = 0;
+    if (first_of(tried) != second) key = tried;
+    map_ = old;
+  }
+  plant(first, key, pattern(500, 3));
+  plant(second, key, pattern(500, 3));
+  kill_node(first);
+  publish(3, {first});
+  std::vector<Named> one{{"to hear of the map", pattern(10, 1)}};
+  (void)put(one);
+  run_for(kConnectTimeoutMs * 2);
+  ASSERT_EQ(client_->stats().epoch, 3u);
+  ASSERT_NE(first_of(key), second);
+  EXPECT_EQ(read(key), Code::ok);
+  const std::vector<NamedBlock> asked{{.key = key_bytes(key), .group = {}}};
+  const auto request = client_->match(space_, asked);
+  EXPECT_EQ(finish(*request), all(1, Code::ok));
+  EXPECT_NE(request->matches()[0].where, Where::absent);
+}
+
 TEST_F(ClientCopiesTest, WhatIsBelievedOfCopiesEnds) {
   open_pool();
   const std::string key = copied_block();

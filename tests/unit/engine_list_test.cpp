@@ -106,6 +106,41 @@ TEST(EngineList, NamesEveryBlockOfTheTenantOnceFromDramAndFromFlash) {
   EXPECT_EQ(list_all(rig, {.tenant = 77, .count = 16}).size(), 0u);
 }
 
+// Those of namespaces whose blocks are to lie on two nodes, and of these those in DRAM.
+TEST(EngineList, NamesWhatIsToLieOnTwoNodes) {
+  Rig rig;
+  ASSERT_TRUE(rig.open().good());
+  const auto of_space = [](std::string_view key, std::uint64_t space) {
+    BlockId id = id_of(key);
+    id.space.id[1] = static_cast<std::byte>(space);
+    return id;
+  };
+  std::set<std::string> twice;
+  for (std::uint64_t i = 0; i < 90; ++i) {  // 4 MiB of DRAM do not hold them all
+    ASSERT_TRUE(rig.put(of_space(key_of(i), i % 2), bytes_from(i, kBytes)));
+    if (i % 2 == 1) twice.insert(key_of(i));
+  }
+  ASSERT_TRUE(rig.rest());
+  Wish wish{.tenant = kDefaultTenant, .count = 7, .copies_min = 2};
+  EXPECT_EQ(list_all(rig, wish).size(), 0u);
+  rig.store->set_rules(
+      {{{.tenant = kDefaultTenant, .id = of_space("", 1).space.id, .copies = 2}}, {}});
+  EXPECT_EQ(keys_of(list_all(rig, wish)), twice);
+  wish.in_dram = true;
+  const auto in_dram = list_all(rig, wish);
+  EXPECT_GT(in_dram.size(), 0u);
+  EXPECT_LT(in_dram.size(), twice.size());
+  for (const ListedBlock& block : in_dram) {
+    const BlockId id{kDefaultTenant, block.space, block.key};
+    EXPECT_TRUE(rig.store->match(id, 0).in_dram);
+    EXPECT_TRUE(rig.store->mark(id, block.incarnation, kMarkOfCopied));
+  }
+  wish.mark_not = kMarkOfCopied;
+  EXPECT_EQ(list_all(rig, wish).size(), 0u);
+  wish.in_dram = false;
+  EXPECT_EQ(list_all(rig, wish).size(), twice.size() - in_dram.size());
+}
+
 TEST(EngineList, ReadsCountAndFade) {
   Rig rig;
   ASSERT_TRUE(rig.open().good());

@@ -74,6 +74,83 @@ class Rules : public ::testing::Test {
   std::unique_ptr<Rig> rig;
 };
 
+// ---- copies
+
+TEST_F(Rules, WhatWaitsForACopyIsCounted) {
+  open();
+  const auto copies = [&] {
+    const CopyCounts all = stats().copies;
+    return std::pair(all.blocks, all.waiting);
+  };
+  using Counts = std::pair<std::uint64_t, std::uint64_t>;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    ASSERT_EQ(put(of_space(key_of(i), i < 4 ? 1 : 2)), Code::ok);
+  }
+  const auto first = rig->put(of_space("marked", 1), bytes_from(1, kBlock));
+  ASSERT_TRUE(first);
+  EXPECT_TRUE(rig->store->mark(of_space("marked", 1), *first, kMarkOfCopied));
+  EXPECT_EQ(copies(), Counts(0, 0)) << "nobody settled it";
+  EXPECT_TRUE(rig->store->copies().empty());
+
+  SpaceRule rule = rule_of(1);
+  rule.copies = 2;
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_EQ(copies(), Counts(5, 4));
+  ASSERT_EQ(rig->store->copies().size(), 1u);
+  EXPECT_EQ(rig->store->copies()[0].id, rule.id);
+  EXPECT_EQ(rig->store->copies()[0].counts.waiting, 4u);
+  EXPECT_TRUE(rig->store->mark(of_space("marked", 1), *first, kMarkOfCopied)) << "once more";
+  EXPECT_EQ(copies(), Counts(5, 4));
+  EXPECT_TRUE(rig->store->mark(of_space("marked", 1), *first, 0));
+  EXPECT_EQ(copies(), Counts(5, 5));
+  EXPECT_TRUE(rig->store->mark(of_space("marked", 1), *first, 7)) << "a drain's is another";
+  EXPECT_EQ(copies(), Counts(5, 5));
+  EXPECT_TRUE(rig->store->mark(of_space("marked", 1), *first, kMarkOfCopied));
+  ASSERT_EQ(rig->drop(of_space("marked", 1)), Code::ok);
+  EXPECT_EQ(copies(), Counts(4, 4));
+  ASSERT_EQ(put(of_space("marked", 1)), Code::ok);
+  EXPECT_EQ(copies(), Counts(5, 5)) << "a mark is of one incarnation";
+
+  again();
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_EQ(copies(), Counts(5, 5));
+  rule.drop_generation = 1;
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_EQ(copies(), Counts(0, 0)) << "what was dropped waits for nothing";
+  rule.copies = 1;
+  rig->store->set_rules({{rule}, {}});
+  EXPECT_TRUE(rig->store->copies().empty());
+}
+
+TEST_F(Rules, CountsOfCopiesFollowWhateverHappens) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.quota_bytes = 12 * kBlock;
+  SeededRandom random(5);
+  for (int step = 0; step < 400; ++step) {
+    const std::string key = key_of(random.below(20));
+    const BlockId id = of_space(key, 1);
+    rule.copies = static_cast<std::uint8_t>(step % 50 == 0 ? 1 : 2);
+    if (step % 25 == 0) rig->store->set_rules({{rule}, {}});
+    if (random.below(3) == 0) {
+      (void)rig->drop(id);
+    } else if (const auto done = rig->put(id, bytes_from(1, kBlock)); done) {
+      EXPECT_TRUE(rig->store->mark(id, *done, static_cast<std::uint8_t>(random.below(3))));
+    }
+  }
+  rule.copies = 2;
+  rig->store->set_rules({{rule}, {}});
+  settle();
+  std::uint64_t waiting = 0;
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    const Found found = rig->store->match(of_space(key_of(i), 1), 0);
+    waiting += found.present && found.mark != kMarkOfCopied ? 1 : 0;
+  }
+  EXPECT_EQ(stats().copies.blocks, stats().blocks);
+  EXPECT_EQ(stats().copies.waiting, waiting);
+  EXPECT_GT(waiting, 0u);
+}
+
 // ---- drop generations
 
 TEST_F(Rules, BlocksOfAnOlderGenerationNeverMatchAgain) {

@@ -45,7 +45,7 @@ class MapFileTest : public ::testing::Test {
   static constexpr auto kRules = static_cast<wire::Type>(40);
 
   // Two namespaces and a tenant.
-  static Body rules(std::uint32_t epoch = 5, std::uint8_t admission = 3) {
+  static Body rules(std::uint32_t epoch = 5, std::uint8_t admission = 3, std::uint8_t copies = 2) {
     Body bytes(12 + 2 * 44 + 16);
     ByteWriter out(bytes);
     out.u32(epoch);
@@ -58,7 +58,8 @@ class MapFileTest : public ::testing::Test {
       out.u32(20 + i);
       out.u64(i == 1 ? 1001 : 0);
       out.u8(i == 1 ? 1 : admission);
-      out.zeros(3);
+      out.u8(i == 1 ? 1 : copies);
+      out.zeros(2);
     }
     out.u64(7);
     out.u64(5);
@@ -133,8 +134,10 @@ TEST_F(MapFileTest, RulesAreReadForThisNodesPortion) {
   EXPECT_EQ(first.ttl_s, 21U);
   EXPECT_EQ(first.quota_bytes, 300U);
   EXPECT_EQ(first.admission, Admission::all);
+  EXPECT_EQ(first.copies, 1);
   EXPECT_EQ(read->spaces[1].quota_bytes, 0U);
   EXPECT_EQ(read->spaces[1].admission, Admission::budget);
+  EXPECT_EQ(read->spaces[1].copies, 2);
   ASSERT_EQ(read->tenants.size(), 1U);
   EXPECT_EQ(read->tenants[0].quota_bytes, 1U) << "a share is never nothing";
 }
@@ -157,6 +160,8 @@ TEST_F(MapFileTest, RulesThatCannotBeAreRefused) {
   EXPECT_EQ(code_of(rules(4)), Code::protocol) << "another epoch";
   EXPECT_EQ(code_of(rules(5, 0)), Code::protocol) << "an admission that is none";
   EXPECT_EQ(code_of(rules(5, 4)), Code::protocol);
+  EXPECT_EQ(code_of(rules(5, 3, 0)), Code::protocol) << "blocks on no node";
+  EXPECT_EQ(code_of(rules(5, 3, 3)), Code::protocol);
   for (std::size_t length = 1; length < rules().size(); ++length) {
     const Body whole = rules();
     EXPECT_EQ(code_of(Body(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length))),

@@ -21,7 +21,10 @@ TEST_F(ServerListsTest, AListIsTheTenantsAndWhatTheStoreSays) {
                                     .traits = {.group = {.high = 1, .low = 2}},
                                     .reads = 3,
                                     .mark = 4});
-  peer.say(Type::list, 2, wire::List{.cursor = 5, .count = 10, .reads_min = 3, .mark_not = 8});
+  peer.say(
+      Type::list, 2,
+      wire::List{
+          .cursor = 5, .count = 10, .reads_min = 3, .mark_not = 8, .copies_min = 2, .dram = 1});
   ASSERT_TRUE(runs_until([&] { return peer.count(Type::list_reply, 2) == 1; }));
   auto reply = wire::ListReplyReader::open(*peer.find(Type::list_reply, 2));
   ASSERT_TRUE(reply);
@@ -39,6 +42,8 @@ TEST_F(ServerListsTest, AListIsTheTenantsAndWhatTheStoreSays) {
   EXPECT_EQ(store_->wishes[0].count, 10U);
   EXPECT_EQ(store_->wishes[0].reads_min, 3);
   EXPECT_EQ(store_->wishes[0].mark_not, 8);
+  EXPECT_EQ(store_->wishes[0].copies_min, 2);
+  EXPECT_TRUE(store_->wishes[0].in_dram);
 }
 
 TEST_F(ServerListsTest, TheLongestListFitsIntoAFrame) {

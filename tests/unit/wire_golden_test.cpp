@@ -402,7 +402,12 @@ TEST(WireGolden, MapReply) {
 }
 
 TEST(WireGolden, ListAndMark) {
-  const List asked{.cursor = 0x100000002, .count = 1024, .reads_min = 8, .mark_not = 1};
+  const List asked{.cursor = 0x100000002,
+                   .count = 1024,
+                   .reads_min = 8,
+                   .mark_not = 1,
+                   .copies_min = 2,
+                   .dram = 1};
   auto golden = expect_encoded("list", Type::list, 8, asked);
   const Result<List> list = decode_list(golden.body);
   ASSERT_TRUE(list);
@@ -410,6 +415,8 @@ TEST(WireGolden, ListAndMark) {
   EXPECT_EQ(list->count, asked.count);
   EXPECT_EQ(list->reads_min, asked.reads_min);
   EXPECT_EQ(list->mark_not, asked.mark_not);
+  EXPECT_EQ(list->copies_min, asked.copies_min);
+  EXPECT_EQ(list->dram, asked.dram);
 
   const auto key = bytes("k");
   golden = expect_encoded("mark", Type::mark, 9,

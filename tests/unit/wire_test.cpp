@@ -452,7 +452,9 @@ TEST(WireBlock, ListNamesHowMany) {
   EXPECT_EQ(list(1), Code::ok);
   EXPECT_EQ(list(kListMax), Code::ok);
   EXPECT_EQ(list(kListMax + 1), Code::too_large);
-  EXPECT_EQ(code_of(decode_list(patched_u8("list", 14, 1))), Code::protocol);
+  EXPECT_EQ(code_of(decode_list(patched_u8("list", 14, 1))), Code::ok);
+  EXPECT_EQ(code_of(decode_list(patched_u8("list", 14, 3))), Code::protocol);
+  EXPECT_EQ(code_of(decode_list(patched_u8("list", 15, 2))), Code::protocol);
 }
 
 TEST(WireBlock, MarkNamesAKeyAndItsReplyACode) {
