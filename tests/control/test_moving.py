@@ -35,12 +35,14 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
 
 
 @contextlib.contextmanager
-def pool(machines: list[Machine], folder: Path) -> Iterator[tuple[Served, Client, list[Served]]]:
+def pool(
+    machines: list[Machine], folder: Path, *args: str
+) -> Iterator[tuple[Served, Client, list[Served]]]:
     """A control plane, a client that knows all nodes, and the agents of the machines."""
     with contextlib.ExitStack() as stack:
         plane = stack.enter_context(control(folder / "state", *FAST))
         agents = [
-            stack.enter_context(machine.agent(plane.address, "--weight", "100"))
+            stack.enter_context(machine.agent(plane.address, "--weight", "100", *args))
             for machine in machines
         ]
         client = Client([machines[0].address])

@@ -402,6 +402,7 @@ def test_etcd_may_want_certificates(tmp_path: Path) -> None:
     [
         ({"listen": "0.0.0.0:0", "insecure": True}, "--advertise"),
         ({"etcd_cert": "c.pem"}, "etcd_ca"),
+        ({"etcd": ("127.0.0.1:1", "10.0.0.1:2379")}, r"10\.0\.0\.1:2379 .* in the clear.*--insecure"),
         ({"etcd_ca": "nowhere.pem"}, "nowhere.pem"),
     ],
 )
@@ -409,3 +410,9 @@ def test_what_cannot_be_is_said(changes: dict[str, Any], sentence: str) -> None:
     wanted = ControlSettings(listen="127.0.0.1:0", etcd=("127.0.0.1:1",))
     with pytest.raises(ConfigError, match=sentence):
         ControlServer(dataclasses.replace(wanted, **changes))
+
+
+def test_etcd_in_the_clear_is_for_who_insists() -> None:
+    beyond = ControlSettings(listen="127.0.0.1:0", etcd=("10.0.0.1:2379",))
+    ControlServer(dataclasses.replace(beyond, insecure=True))
+    ControlServer(dataclasses.replace(beyond, etcd=("127.0.0.1:1", "[::1]:1", "localhost:1")))
