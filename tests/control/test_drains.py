@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from memkv_nixl._native import Client, node_id_of
-from memkv_nixl.proto.memkv.v1 import map_pb2, namespaces_pb2, namespaces_pb2_grpc
+from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._block_mover import HOT_READS, Block, BlockMover
 from memkv_nixl.store._drain import MARKS, Drain
 from tests.control.processes import Machine, Served, operator
@@ -98,32 +97,6 @@ def test_what_others_refuse_is_left_behind_and_said(
         assert staying in memkv(plane, "nodes", "list")
 
 
-def test_a_drain_whose_mark_was_used_before_moves_all(
-    machines: list[Machine], tmp_path: Path
-) -> None:
-    with pool(machines, tmp_path) as (plane, client, _):
-        assert put(client, KEYS) == ["ok"] * len(KEYS)
-        leaving, staying = (machine.address for machine in machines)
-        held = on_node(leaving, KEYS)
-        first = json.loads(memkv(plane, "nodes", "drain", leaving, "--wait", "--json"))
-        assert first["moved_blocks"] == len(held) > 0
-        undone = json.loads(memkv(plane, "nodes", "drain", leaving, "--undo", "--json"))
-        other = Client([staying], follow=False)  # the copies go: only what was marked is left
-        assert other.drop(SPACE, held).wait(DEADLINE_S * 1000)
-        other.close()
-        assert on_node(staying, held) == []
-
-        with grpc.insecure_channel(plane.address) as channel:
-            spaces = namespaces_pb2_grpc.NamespacesStub(channel)
-            for number in range(first["epoch"] + MARKS - undone["epoch"] - 1):
-                request = namespaces_pb2.CreateNamespaceRequest(name=f"other {number}")
-                spaces.CreateNamespace(request, timeout=DEADLINE_S)
-        again = json.loads(memkv(plane, "nodes", "drain", leaving, "--wait", "--json"))
-        assert (again["epoch"] - first["epoch"]) % MARKS == 0
-        assert again["moved_blocks"] == len(held), "of this drain, not of both"
-        assert on_node(staying, held) == held
-
-
 def test_a_block_that_comes_after_the_last_pass_is_moved_too(
     machines: list[Machine], tmp_path: Path
 ) -> None:
@@ -163,9 +136,36 @@ def test_a_memkvd_that_died_is_an_event(machines: list[Machine], tmp_path: Path)
 # ---- the mover alone
 
 
-def test_what_is_read_often_moves_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[str]]:
+    """The addresses of two nodes without agents; the first one has all blocks."""
+    made = [Node(tmp_path / f"{i}.dat") for i in range(2)]
+    try:
+        yield [node.start().address for node in made]
+    finally:
+        for node in made:
+            node.kill()
+
+
+def emptied(nodes: list[str], epoch: int) -> Drain:
+    """The first node after a drain by the map of this epoch."""
+    shares = zip(nodes, (0, 100), strict=True)
+    map_ = map_pb2.ClusterMap(
+        epoch=epoch,
+        nodes=[
+            map_pb2.MapNode(address=address, node_id=node_id_of(address), weight=weight)
+            for address, weight in shares
+        ],
+    )
+    mover, state = BlockMover(nodes[0], 1 << 30, threading.Event()), Drain()
+    for _ in range(3):
+        mover.drain(map_, [""], lambda: True, state)
+    mover.close()
+    assert state.drained_by((0, epoch))
+    return state
+
+
+def test_what_is_read_often_moves_first(nodes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the mover lists all blocks at once."""
     order: list[bytes] = []
     real = BlockMover._move_batch
@@ -175,30 +175,26 @@ def test_what_is_read_often_moves_first(
         real(self, target, batch, mark)
 
     monkeypatch.setattr(BlockMover, "_move_batch", seen)
-    nodes = [Node(tmp_path / f"{i}.dat") for i in range(2)]
-    try:
-        leaving, staying = (node.start().address for node in nodes)
-        client = Client([leaving], follow=False)
-        assert put(client, KEYS) == ["ok"] * len(KEYS)
-        hot = set(KEYS[7::12])
-        for _ in range(2 * HOT_READS):
-            assert get(client, sorted(hot)) == ["ok"] * len(hot)
+    client = Client([nodes[0]], follow=False)
+    assert put(client, KEYS) == ["ok"] * len(KEYS)
+    hot = KEYS[7::12]
+    for _ in range(2 * HOT_READS):
+        assert get(client, hot) == ["ok"] * len(hot)
+    client.close()
+    drained = emptied(nodes, 5)
+    assert sorted(order[: len(hot)]) == sorted(hot)
+    assert sorted(order) == sorted(KEYS)
+    assert drained.moved_bytes == sum(len(value_of(key)) for key in KEYS)
+
+
+def test_a_drain_whose_mark_was_used_before_moves_all(nodes: list[str]) -> None:
+    """A mark is one byte, so that of a later epoch may be that of a drain that was taken back."""
+    leaving, staying = (Client([address], follow=False) for address in nodes)
+    assert put(leaving, KEYS) == ["ok"] * len(KEYS)
+    assert emptied(nodes, 5).moved_blocks == len(KEYS)
+    dropped = staying.drop(SPACE, KEYS)  # what was marked lies on the first one alone again
+    assert dropped.wait(DEADLINE_S * 1000)
+    assert emptied(nodes, 5 + MARKS).moved_blocks == len(KEYS)
+    assert get(staying, KEYS) == ["ok"] * len(KEYS)
+    for client in (leaving, staying):
         client.close()
-        map_ = map_pb2.ClusterMap(
-            epoch=5,
-            nodes=[
-                map_pb2.MapNode(address=address, node_id=node_id_of(address), weight=weight)
-                for address, weight in ((leaving, 0), (staying, 100))
-            ],
-        )
-        mover, state = BlockMover(leaving, 1 << 30, threading.Event()), Drain()
-        for _ in range(3):
-            mover.drain(map_, [""], lambda: True, state)
-        mover.close()
-        assert state.drained_by((0, 5))
-        assert set(order[: len(hot)]) == hot
-        assert sorted(order) == sorted(KEYS)
-        assert state.moved_bytes == sum(len(value_of(key)) for key in KEYS)
-    finally:
-        for node in nodes:
-            node.kill()
