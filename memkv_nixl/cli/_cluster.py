@@ -183,16 +183,18 @@ def _await_drained(control: _Control, address: str, output: Output) -> dict[str,
         node = next((node for node in nodes if node.address == address), None)
         state = "" if node is None else _state(node)
         _check_drains(address, state, nodes)
-        moved = {name: node.stats.get(f"drain_{name}", 0) for name in ("moved_blocks", "moved_bytes")}
+        moved = {
+            name: node.stats.get(f"drain_{name}", 0) for name in ("moved_blocks", "moved_bytes")
+        }
         if state == "drained":
             return moved
         so_far = f"{moved['moved_blocks']} blocks moved ({format_size(moved['moved_bytes'])})"
         if state == "drain refused":
             raise RefusedError(
-                f"{address} is not drained: {so_far}, and the nodes where the others belong refused "
-                f"them: {_left_behind(node.stats)} (no_space: a namespace's admission or quota, or no "
-                "room). It tries again every ten minutes; change the rules, or remove it with "
-                "--force and lose them"
+                f"{address} is not drained: {so_far}, and the nodes where the others belong "
+                f"refused them: {_left_behind(node.stats)} (no_space: a namespace's admission or "
+                "quota, or no room). It tries again every ten minutes; change the rules, or remove "
+                "it with --force and lose them"
             )
         now = f"{address} {state}: {so_far}, {node.stats.get('blocks', 0)} on it"
         if now != said:
@@ -205,8 +207,8 @@ def _check_drains(address: str, state: str, nodes: Any) -> None:
     """A node that will not come to be drained is not waited for."""
     if state in ("silent", "lost"):
         raise UnreachableError(
-            f"{address} is {state}: nobody hears it, so nothing moves. Start it or its agent again; "
-            "the drain goes on by itself then"
+            f"{address} is {state}: nobody hears it, so nothing moves. Start it or its agent "
+            "again; the drain goes on by itself then"
         )
     if state not in ("draining", "drained", "drain refused"):
         raise RefusedError(f"{address} drains no more: somebody took that back or removed it")

@@ -91,7 +91,9 @@ class Heard:
     silent: bool = False  # whether that was told
     behind_since: float | None = None  # since when it holds another map than the present one
     refuses: bool = False  # whether that was told
-    drain_epoch: int = 0  # of the map by which it drains; what it counted before is of another drain
+    drain_epoch: int = (
+        0  # of the map by which it drains; what it counted before is of another drain
+    )
     stats: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -356,7 +358,9 @@ class Membership:
             self._tell("memkvd_restarted", address, "it had ended; the log of its agent has more")
         if heard.stats.get("moves_failing", 0) > former.stats.get("moves_failing", 0):
             self._tell(
-                "node_moves_failing", address, "its blocks wait to be moved; its agent's log says why"
+                "node_moves_failing",
+                address,
+                "its blocks wait to be moved; its agent's log says why",
             )
         if not member.draining:
             return

@@ -333,14 +333,18 @@ class NodeAgent:
         moved, drain = self._mover.moved, self._drain
         held = (self._map.history, self._map.epoch)
         left = {f"left_{code}": count for code, count in drain.left_behind(held).items()}
-        return numbers | left | {
-            "moved_blocks": moved.blocks,
-            "moved_bytes": moved.bytes,
-            "moves_failed": moved.failed,
-            "drain_moved_blocks": drain.moved_blocks,
-            "drain_moved_bytes": drain.moved_bytes,
-            "drained": int(self._is_drained()),
-        }
+        return (
+            numbers
+            | left
+            | {
+                "moved_blocks": moved.blocks,
+                "moved_bytes": moved.bytes,
+                "moves_failed": moved.failed,
+                "drain_moved_blocks": drain.moved_blocks,
+                "drain_moved_bytes": drain.moved_bytes,
+                "drained": int(self._is_drained()),
+            }
+        )
 
     def _is_drained(self) -> bool:
         draining = self._state == map_pb2.NODE_STATE_DRAINING

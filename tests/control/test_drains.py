@@ -1,4 +1,4 @@
-"""Drains that are not simple: rules that refuse blocks, marks that repeat, nodes that fall silent."""
+"""Drains that are not simple: rules that refuse blocks, marks that repeat, silent nodes."""
 
 from __future__ import annotations
 
