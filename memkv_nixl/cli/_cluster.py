@@ -181,7 +181,9 @@ def _await_drained(control: _Control, address: str, output: Output) -> dict[str,
     while True:
         nodes = control.placement("ListNodes", with_stats=True).nodes
         node = next((node for node in nodes if node.address == address), None)
-        state = "" if node is None else _state(node)
+        if node is None:
+            raise RefusedError(f"{address} drains no more: somebody removed it")
+        state = _state(node)
         _check_drains(address, state, nodes)
         moved = {
             name: node.stats.get(f"drain_{name}", 0) for name in ("moved_blocks", "moved_bytes")
@@ -211,7 +213,7 @@ def _check_drains(address: str, state: str, nodes: Any) -> None:
             "again; the drain goes on by itself then"
         )
     if state not in ("draining", "drained", "drain refused"):
-        raise RefusedError(f"{address} drains no more: somebody took that back or removed it")
+        raise RefusedError(f"{address} drains no more: somebody took that back")
     if not any(_state(other) == "serving" and other.weight for other in nodes):
         raise RefusedError("no other node takes blocks: add one, or take the drain back")
 

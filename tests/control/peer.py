@@ -27,18 +27,26 @@ class RefusedError(Exception):
         self.code, self.text = code, text
 
 
+def hello(session: int = SESSION) -> bytes:
+    """The body of a HELLO as it should be."""
+    return struct.pack("<HHIQH", 1, 1, 1, session, 4) + b"test"
+
+
 class Peer:
     """One connection; it says HELLO and hears the nonce."""
 
-    def __init__(self, address: str, session: int = SESSION) -> None:
+    def __init__(self, address: str, session: int = SESSION, *, silent: bool = False) -> None:
+        """With `silent` it says nothing yet."""
         host, _, port = address.rpartition(":")
         self.address = address
         self._requests = 0
         self._unread = b""
         self._socket = socket.create_connection((host, int(port)), timeout=DEADLINE_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.say(HELLO, 0, struct.pack("<HHIQH", 1, 1, 1, session, 4) + b"test")
-        self.nonce = self.hear(CHALLENGE)[8:40]
+        self.nonce = bytes(32)
+        if not silent:
+            self.say(HELLO, 0, hello(session))
+            self.nonce = self.hear(CHALLENGE)[8:40]
 
     def __enter__(self) -> Peer:
         return self
