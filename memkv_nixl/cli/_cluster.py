@@ -66,7 +66,7 @@ def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
     )
     drain.set_defaults(run=_drain)
     remove = actions.add_parser("remove", parents=[reach], help="forget one")
-    remove.add_argument("--force", action="store_true", help="also one that serves")
+    remove.add_argument("--force", action="store_true", help="also one that holds blocks still")
     remove.set_defaults(run=_remove)
     for one in (drain, remove):
         one.add_argument("address", metavar="HOST:PORT")
@@ -129,7 +129,7 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
             row["failure_domain"] or "-",
             str(row["epoch"]),
             "-" if found.leader else f"{row['silent_ms'] / 1000:.1f} s ago",
-            str(row["stats"].get("blocks", "-")),
+            _blocks(row["stats"]),
         ]
         for row in rows
     ]
@@ -149,7 +149,27 @@ def _nodes(plane: _Control) -> Any:
 
 def _state(node: Any) -> str:
     state = _STATES[node.state] if node.state < len(_STATES) else "unknown"
-    return "drained" if state == "draining" and node.stats.get("drained") == 1 else state
+    if state != "draining":
+        return state
+    if node.stats.get("drained") == 1:
+        return "drained"
+    return "drain refused" if _left_behind(node.stats) else state
+
+
+def _left_behind(stats: Any) -> str:
+    """What a drain that has ended left behind, and why; "" when that is nothing."""
+    left = {
+        name.removeprefix("left_"): count
+        for name, count in sorted(stats.items())
+        if name.startswith("left_") and count > 0
+    }
+    return ", ".join(f"{count} {name}" for name, count in left.items())
+
+
+def _blocks(stats: Any) -> str:
+    left = _left_behind(stats)
+    held = str(stats.get("blocks", "-"))
+    return f"{held} ({left})" if left else held
 
 
 def _drain(args: argparse.Namespace, output: Output) -> None:
@@ -168,26 +188,46 @@ def _drain(args: argparse.Namespace, output: Output) -> None:
 
 
 def _await_drained(control: _Control, address: str, output: Output) -> dict[str, int]:
-    """Says how far it is until every block lies elsewhere; what was moved."""
+    """Says how far it is until every block lies elsewhere; what this drain moved."""
     said = ""
     while True:
         nodes = control.placement("ListNodes", with_stats=True).nodes
         node = next((node for node in nodes if node.address == address), None)
-        if node is None or _STATES[node.state] not in ("draining", "silent", "lost"):
-            raise RefusedError(f"{address} drains no more: somebody took that back or removed it")
-        if not any(_state(other) == "serving" and other.weight for other in nodes):
-            raise RefusedError("no other node takes blocks: add one, or take the drain back")
-        moved = {name: node.stats.get(name, 0) for name in ("moved_blocks", "moved_bytes")}
-        if _state(node) == "drained":
+        if node is None:
+            raise RefusedError(f"{address} drains no more: somebody removed it")
+        state = _state(node)
+        _check_drains(address, state, nodes)
+        moved = {
+            name: node.stats.get(f"drain_{name}", 0) for name in ("moved_blocks", "moved_bytes")
+        }
+        if state == "drained":
             return moved
-        now = (
-            f"{address} {_state(node)}: {moved['moved_blocks']} blocks moved "
-            f"({format_size(moved['moved_bytes'])}), {node.stats.get('blocks', 0)} on it"
-        )
+        so_far = f"{moved['moved_blocks']} blocks moved ({format_size(moved['moved_bytes'])})"
+        if state == "drain refused":
+            raise RefusedError(
+                f"{address} is not drained: {so_far}, and the nodes where the others belong "
+                f"refused them: {_left_behind(node.stats)} (no_space: a namespace's admission or "
+                "quota, or no room). It tries again every ten minutes; change the rules, or remove "
+                "it with --force and lose them"
+            )
+        now = f"{address} {state}: {so_far}, {node.stats.get('blocks', 0)} on it"
         if now != said:
             output.note(now)
         said = now
         time.sleep(_LOOK_S)
+
+
+def _check_drains(address: str, state: str, nodes: Any) -> None:
+    """A node that will not come to be drained is not waited for."""
+    if state in ("silent", "lost"):
+        raise UnreachableError(
+            f"{address} is {state}: nobody hears it, so nothing moves. Start it or its agent "
+            "again; the drain goes on by itself then"
+        )
+    if state not in ("draining", "drained", "drain refused"):
+        raise RefusedError(f"{address} drains no more: somebody took that back")
+    if not any(_state(other) == "serving" and other.weight for other in nodes):
+        raise RefusedError("no other node takes blocks: add one, or take the drain back")
 
 
 def _remove(args: argparse.Namespace, output: Output) -> None:

@@ -56,7 +56,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "--insecure",
         action="store_true",
         default=None,
-        help="listen beyond loopback without certificates",
+        help="listen beyond loopback, and reach an etcd there, without certificates",
     )
     serve.add_argument("--log-level", choices=_LEVELS, default="info", help="(default: info)")
     serve.set_defaults(run=_serve)

@@ -46,6 +46,7 @@ STATUS_OF = {
     Reason.NOT_LEADER: grpc.StatusCode.UNAVAILABLE,
     Reason.STREAM_BROKEN: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.TOO_SLOW: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.WATCHES_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 _log = logging.getLogger(__name__)

@@ -36,6 +36,7 @@ _DEFINITE = (
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED,
 )
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
 _T = TypeVar("_T")
 
 
@@ -173,6 +174,7 @@ def etcd_of(settings: ControlSettings) -> Etcd:
     """The etcd that the settings name."""
     files = {name: getattr(settings, name) for name in ("etcd_ca", "etcd_key", "etcd_cert")}
     if not any(files.values()):
+        _check_clear(settings)
         return Etcd(settings.etcd)
     if files["etcd_ca"] is None or (files["etcd_key"] is None) != (files["etcd_cert"] is None):
         raise ConfigError(
@@ -181,6 +183,18 @@ def etcd_of(settings: ControlSettings) -> Etcd:
         )
     parts = [path and _read_pem(name, path) for name, path in files.items()]
     return Etcd(settings.etcd, grpc.ssl_channel_credentials(*parts))
+
+
+def _check_clear(settings: ControlSettings) -> None:
+    """Signing keys of tenants go to etcd: in the clear only on this machine, or if the user
+    insists."""
+    beyond = [endpoint for endpoint in settings.etcd if not endpoint.startswith(_LOOPBACK)]
+    if beyond and not settings.insecure:
+        raise ConfigError(
+            f"control.etcd: {beyond[0]} is beyond loopback, and the keys that sign tenants' tokens "
+            "would go there in the clear: name --etcd-ca (and --etcd-cert and --etcd-key, if etcd "
+            "asks for a certificate), or say --insecure"
+        )
 
 
 def _read_pem(name: str, path: str) -> bytes:

@@ -71,11 +71,10 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):
         check_id("namespace_id", request.namespace_id)
         _check_groups(request)
         published = self._keeper.published
-        places = []
-        for group in request.groups:
-            addresses = published.places(request.namespace_id, group, request.count or 1)
-            places.append(pb.GroupPlace(addresses=addresses))
-            await asyncio.sleep(0)  # many groups on many nodes take a while; others go on meanwhile
+        found = await asyncio.to_thread(  # heartbeats go on meanwhile
+            published.places, request.namespace_id, list(request.groups), request.count or 1
+        )
+        places = [pb.GroupPlace(addresses=addresses) for addresses in found]
         return pb.LocateResponse(epoch=published.epoch, places=places)
 
     @call

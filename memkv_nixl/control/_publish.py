@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place_ranked
+from memkv_nixl._native import place_ranked
+from memkv_nixl._placement import node_id_of
 from memkv_nixl.control._cluster import Cluster, Member, Rules, Space, Tenant
 from memkv_nixl.control._limits import NODES_MAX
 from memkv_nixl.proto.memkv.v1 import map_pb2 as pb
@@ -28,7 +30,7 @@ class Published:
     cluster: Cluster
     message: pb.ClusterMap
     addresses: tuple[str, ...]
-    shares: tuple[PlacementNode, ...]
+    shares: tuple[tuple[int, int], ...]  # id and weight
 
     @property
     def history(self) -> int:
@@ -44,10 +46,11 @@ class Published:
         """Whether somebody who holds this one holds the map."""
         return (history, epoch) == (self.history, self.epoch)
 
-    def places(self, namespace: bytes, group: bytes, count: int) -> list[str]:
-        """The addresses of the nodes that hold a group, the holder first."""
-        ranked = place_ranked(group_fingerprint(namespace, group), self.shares, count)
-        return [self.addresses[index] for index in ranked]
+    def places(self, namespace: bytes, groups: Sequence[bytes], count: int) -> list[list[str]]:
+        """The addresses of the nodes that hold each group, the holder first. Blocking, without the
+        GIL: many groups on many nodes take a moment."""
+        ranked = place_ranked(namespace, groups, self.shares, count)
+        return [[self.addresses[index] for index in indices] for indices in ranked]
 
 
 def publish(cluster: Cluster) -> Published:
@@ -66,7 +69,7 @@ def publish(cluster: Cluster) -> Published:
         cluster,
         message,
         tuple(member.address for member in members),
-        tuple(PlacementNode(node.node_id, node.weight) for node in nodes),
+        tuple((node.node_id, node.weight) for node in nodes),
     )
 
 

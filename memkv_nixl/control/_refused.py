@@ -36,6 +36,7 @@ class Reason(enum.Enum):
     NOT_LEADER = enum.auto()
     STREAM_BROKEN = enum.auto()
     TOO_SLOW = enum.auto()
+    WATCHES_FULL = enum.auto()
 
 
 class RefusalError(RefusedError):

@@ -27,6 +27,7 @@ from memkv_nixl.control._policy_services import NamespacesService, TenantsServic
 from memkv_nixl.control._replica import Replica
 from memkv_nixl.control._snapshot import Snapshot
 from memkv_nixl.control._state import Timing
+from memkv_nixl.control._watch_limit import WatchLimit
 from memkv_nixl.proto.memkv.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -91,7 +92,7 @@ class ControlServer:
         server = grpc.aio.server(
             options=_OPTIONS,
             maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX,
-            interceptors=[self._calls],
+            interceptors=[self._calls, WatchLimit()],
         )
         placement = PlacementService(self.keeper)
         await self._serve_metrics(placement)

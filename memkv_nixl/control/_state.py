@@ -35,6 +35,7 @@ from memkv_nixl.control._limits import (
 from memkv_nixl.control._refused import Reason, RefusalError
 
 AGENT_BYTES = 16
+_LEFT = "left_"  # how the numbers of blocks begin that a drain left behind
 
 
 class NodeState(enum.Enum):
@@ -88,7 +89,28 @@ class Heard:
     history: int = 0
     epoch: int = 0
     silent: bool = False  # whether that was told
+    behind_since: float | None = None  # since when it holds another map than the present one
+    refuses: bool = False  # whether that was told
+    drain_epoch: int = (
+        0  # of the map by which it drains; what it counted before is of another drain
+    )
     stats: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def drained(self) -> bool:
+        """Whether it says that every block of it lies on another node."""
+        return self.epoch >= self.drain_epoch and self.stats.get("drained") == 1
+
+    @property
+    def left_behind(self) -> dict[str, int]:
+        """What a drain that has ended left on it, by why other nodes refused it."""
+        if self.epoch < self.drain_epoch:
+            return {}
+        return {
+            name.removeprefix(_LEFT): count
+            for name, count in self.stats.items()
+            if name.startswith(_LEFT) and count > 0
+        }
 
 
 class Membership:
@@ -125,7 +147,12 @@ class Membership:
         if known and former and former.agent not in (b"", hello.agent):
             self._tell("node_taken_over", hello.address, "another agent speaks for this node now")
         self._heard[hello.address] = Heard(
-            now, hello.agent, hello.software, hello.history, hello.epoch
+            now,
+            hello.agent,
+            hello.software,
+            hello.history,
+            hello.epoch,
+            drain_epoch=former.drain_epoch if former else 0,
         )
         return member
 
@@ -147,9 +174,12 @@ class Membership:
         self.check_agent(address, agent)
         _check_stats(stats)
         heard = self._heard[address]
+        former = dataclasses.replace(heard)
         heard.at = now
         heard.history, heard.epoch = held
         heard.stats = dict(stats)
+        self._tell_numbers(member, former, heard)
+        self._tell_map(now, address, heard)
         if heard.silent:
             heard.silent = False
             self._tell("node_returned", address, "it is heard again")
@@ -197,6 +227,7 @@ class Membership:
         if member.draining == (not undo):
             return
         self._replace(member, draining=not undo)
+        self._heard[address].drain_epoch = self.cluster.epoch
         if undo:
             self._tell("node_drain_undone", address, "it takes its share again")
         else:
@@ -208,11 +239,8 @@ class Membership:
         if member is None:
             return False
         state = self.node_state(now, address)
-        if state is NodeState.SERVING and not force:
-            raise RefusalError(
-                Reason.NODE_SERVES,
-                f"{address} serves: removing it loses its blocks. Drain it first, or force it",
-            )
+        if not force:
+            self._check_removable(address, state)
         members = {name: kept for name, kept in self.cluster.members.items() if name != address}
         removed = (*self.cluster.removed, (address, member.membership))[-REMOVED_MAX:]
         self.cluster = next_cluster(self.cluster, members=members, removed=removed)
@@ -302,6 +330,65 @@ class Membership:
         self._tell_leap(hello, epoch)
         return member
 
+    def _check_removable(self, address: str, state: NodeState) -> None:
+        if state is NodeState.SERVING:
+            raise RefusalError(
+                Reason.NODE_SERVES,
+                f"{address} serves: removing it loses its blocks. Drain it first, or force it",
+            )
+        if state is not NodeState.DRAINING or self._heard[address].drained:
+            return
+        left = _words(self._heard[address].left_behind)
+        why = (
+            f"other nodes refused blocks of it ({left})"
+            if left
+            else "not every block of it lies on another node yet"
+        )
+        raise RefusalError(
+            Reason.NODE_SERVES,
+            f"{address} drains, and {why}: removing it now loses them. Wait for `drained`, or "
+            "force it",
+        )
+
+    def _tell_numbers(self, member: Member, former: Heard, heard: Heard) -> None:
+        """What the numbers of a heartbeat say that those before did not."""
+        address = member.address
+        starts, before = (of.stats.get("memkvd_starts", 0) for of in (heard, former))
+        if former.stats and starts > before:
+            self._tell("memkvd_restarted", address, "it had ended; the log of its agent has more")
+        if heard.stats.get("moves_failing", 0) > former.stats.get("moves_failing", 0):
+            self._tell(
+                "node_moves_failing",
+                address,
+                "its blocks wait to be moved; its agent's log says why",
+            )
+        if not member.draining:
+            return
+        moved = heard.stats.get("drain_moved_blocks", 0)
+        left = _words(heard.left_behind)
+        if heard.drained and not former.drained:
+            self._tell("node_drained", address, f"{moved} blocks moved: it can be removed")
+        elif left and left != _words(former.left_behind):
+            self._tell(
+                "node_drain_refused", address, f"{moved} blocks moved; other nodes refused {left}"
+            )
+
+    def _tell_map(self, now: float, address: str, heard: Heard) -> None:
+        """A node is given each map at once; one that does not come to hold it refuses it."""
+        if heard.epoch >= self.cluster.epoch:
+            heard.behind_since, heard.refuses = None, False
+            return
+        if heard.behind_since is None:
+            heard.behind_since = now
+        if now - heard.behind_since >= self.timing.deadline_s and not heard.refuses:
+            heard.refuses = True
+            self._tell(
+                "node_map_refused",
+                address,
+                f"it holds epoch {heard.epoch} and was given {self.cluster.epoch}: the log of its "
+                "memkvd says why",
+            )
+
     def _forget_removed(self, now: float) -> None:
         # Not at once: a removal that cannot be written is taken back.
         self._heard = {
@@ -336,6 +423,10 @@ class Membership:
 
     def _tell(self, kind: str, subject: str, text: str) -> None:
         self._happened.append(Happened(kind, subject, text))
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
 def _check_hello(hello: Hello) -> None:

@@ -26,6 +26,7 @@ from memkv_nixl._errors import CODES, UnreachableError
 from memkv_nixl._native import Client, Request, node_id_of, place, place_copy
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._copy_rounds import CopyRounds, Look
+from memkv_nixl.store._drain import MARK_OF_REFUSAL, REFUSAL_OF_MARK, Drain
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ _PASS_BYTES = 4 << 30  # copied by one pass at most
 _REFUSED_MAX = 32  # of one namespace by one node; then a pass leaves the two alone
 _DRAIN_READS = (HOT_READS, 1, 0)  # the hot ones first
 _THERE = ("ok", "exists")
-_NEVER = ("conflict", "no_space", "too_large", "invalid")  # another try would change nothing
 
 
 Space = tuple[bytes, int]  # a namespace and its drop generation
@@ -88,6 +88,7 @@ class BlockMover:
         self._debt_until = 0.0  # when what was moved is paid by the rate
         self._still: Callable[[], bool] = lambda: True
         self._rounds = CopyRounds()
+        self._drain: Drain | None = None  # whose pass this is
 
     def close(self) -> None:
         """Lets go of every node."""
@@ -162,30 +163,51 @@ class BlockMover:
                 refused[target, space] += self.moved.failed - before
 
     def drain(
-        self, map_: map_pb2.ClusterMap, tokens: Sequence[str], still: Callable[[], bool]
-    ) -> bool:
-        """One pass over all blocks, the hot ones first; True when nothing was left to move.
-        Otherwise as copy_hot()."""
+        self, map_: map_pb2.ClusterMap, tokens: Sequence[str], still: Callable[[], bool], of: Drain
+    ) -> None:
+        """One pass over all blocks, the hot ones first; `of` has what it found. Otherwise as
+        copy_hot()."""
         targets = _Targets(map_, self._address)
         self._still = still
-        found = 0
-        for token in tokens:
-            self._token = token
-            found += 1 if targets.alone else self._drain(targets, 2 + map_.epoch % 254)
-        return found == 0 and self._goes_on()
+        self._drain = of
+        mark = of.begin_pass((map_.history, map_.epoch))
+        try:
+            for token in tokens:
+                self._token = token
+                if targets.alone:
+                    of.saw(1)  # whatever there is has no other place
+                    continue
+                if token not in of.swept and self._sweep(mark):
+                    of.swept.add(token)
+                self._drain_blocks(targets, mark, of)
+        finally:
+            self._drain = None
+        if self._goes_on():
+            of.end_pass()
 
-    def _drain(self, targets: _Targets, mark: int) -> int:
-        """How many blocks were on other nodes than they belong; by another map it is another mark,
-        for then they belong elsewhere."""
-        found = 0
+    def _sweep(self, mark: int) -> bool:
+        """Takes the marks of former drains off, which repeat; whether it came to its end."""
+        stale = (mark, *REFUSAL_OF_MARK)
+        found = 1
+        while found and self._goes_on():  # what moves in the index may be missed by one listing
+            found = 0
+            for page in self._pages(Look()):
+                for block in page:
+                    if block.mark in stale:
+                        found += self._mark(block, 0)
+        return self._goes_on()
+
+    def _drain_blocks(self, targets: _Targets, mark: int, of: Drain) -> None:
         for reads_min in _DRAIN_READS:
+            of.last_listing = reads_min == 0
             for page in self._pages(Look(reads_min=reads_min, mark_not=mark)):
-                for target, blocks in _by_target(page, targets.of):
-                    found += len(blocks)
+                of.leaves(block.mark for block in page if not of.tries(block.mark))
+                tried = [block for block in page if of.tries(block.mark)]
+                for target, blocks in _by_target(tried, targets.of):
+                    of.saw(sum(block.mark not in REFUSAL_OF_MARK for block in blocks))
                     self._move(target, self._missing(target, blocks, mark), mark)
                 if not self._goes_on():
-                    return found
-        return found
+                    return
 
     def _goes_on(self) -> bool:
         return not self._stop.is_set() and self._still()
@@ -265,15 +287,19 @@ class BlockMover:
             request.cancel()
 
     def _count(self, block: Block, code: str, mark: int) -> None:
-        """What became of a put; the block gets its mark when it is there, or never will be."""
+        """What became of a put; the block's mark says that it is there, or why a drain left it."""
         if code in _THERE:
             self.moved.blocks += 1
             self.moved.bytes += block.length
             self.moved.copies += mark == COPIED
+            self._mark(block, mark)
         else:
             self.moved.failed += 1
-        if code in _THERE or (code in _NEVER and mark != COPIED):
-            self._mark(block, mark)
+        if self._drain is not None:
+            if code in _THERE:
+                self._drain.moved(block.length)
+            elif code in MARK_OF_REFUSAL and self._mark(block, MARK_OF_REFUSAL[code]):
+                self._drain.refused(code, block.mark)
 
     def _read(self, batch: Sequence[Block]) -> list[tuple[Block, bytearray]]:
         """Those that are still here, with their bytes."""

@@ -3,6 +3,7 @@ is the page."""
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,22 @@ _MAP_REPLY, _RULES, _TRUST = 21, 40, 41
 
 def write_map_file(path: Path, map_: ClusterMap, own: TenantRule | None = None) -> None:
     """Puts the map in place, whole; `own` is trusted beside the map's tenants."""
+    put_in_place(path, map_frame(map_) + rules_frame(map_) + trust_frame(map_, own))
+
+
+def put_in_place(path: Path, content: bytes) -> None:
+    """Replaces the file; after a power loss it is the former or this one, whole."""
     fresh = path.with_suffix(".new")
-    fresh.write_bytes(map_frame(map_) + rules_frame(map_) + trust_frame(map_, own))
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def map_frame(map_: ClusterMap) -> bytes:

@@ -35,8 +35,9 @@ from memkv_nixl._stat import parse_pairs, parse_stats, used_by_namespace
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc, tenants_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._block_mover import BlockMover, Moved
+from memkv_nixl.store._drain import Drain
 from memkv_nixl.store._kept_daemon import KeptDaemon, Running
-from memkv_nixl.store._map_file import write_map_file
+from memkv_nixl.store._map_file import put_in_place, write_map_file
 from memkv_nixl.store._mover_tokens import MoverTokens
 from memkv_nixl.store._node_metrics import AgentNumbers, Stats
 from memkv_nixl.store._node_source import NodeSource
@@ -90,6 +91,7 @@ class NodeAgent:
         self._deadline_s = 5.0
         self._beats = (0, 0)  # the last one that was sent, and that was answered
         self._map = self._stored_map()
+        self._writing = threading.Lock()
         self._state = map_pb2.NODE_STATE_SERVING
         self._up = asyncio.Event()  # memkvd serves
         self._starts = 0
@@ -101,7 +103,9 @@ class NodeAgent:
         self._mover: BlockMover | None = None
         self._mover_tokens = MoverTokens(self._folder)
         self._moving = threading.Event()  # set: it is to end
-        self._drained = False
+        self._drain = Drain()  # this one, while the node drains
+        self._drained = False  # said already
+        self._move_failures = 0  # passes on end
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Running, str], None]) -> None:
         """Until `stop`, which stops memkvd, too. Raises when it must not go on: memkvd runs on.
@@ -185,7 +189,7 @@ class NodeAgent:
             self._stat.close()
         tls = own_data_tls(self._settings, running.address)
         self._stat = _Stat(running.address, self._token.file, tls)
-        self._drained = False
+        self._drain.again()  # its marks are gone
         self._starts += not running.adopted
         self._up.set()
 
@@ -248,7 +252,7 @@ class NodeAgent:
             await _say(stream, pb.RegisterNodeRequest(hello=hello))
             self._beats = (0, 0)
             patience_s = _HELLO_ANSWER_S if self._replicas.several else None
-            self._hear(await _within(patience_s, _answer(stream)))
+            await self._hear(await _within(patience_s, _answer(stream)))
             self._registered = True
             self._replicas.found()
             _log.info("registered with %s", self._replicas.current)
@@ -319,36 +323,49 @@ class NodeAgent:
 
     async def _read_on(self, stream: Any) -> None:
         while True:
-            self._hear(await _answer(stream))
+            await self._hear(await _answer(stream))
 
-    def _hear(self, answer: pb.RegisterNodeResponse) -> None:
+    async def _hear(self, answer: pb.RegisterNodeResponse) -> None:
         self._membership = answer.membership
         self._interval_s = max(0.01, answer.heartbeat_interval_ms / 1000)
         self._deadline_s = max(2 * self._interval_s, answer.deadline_ms / 1000)
         self._beats = (self._beats[0], max(self._beats[1], answer.sequence))
         if answer.state != self._state:
             self._state = answer.state
-            self._drained = False
+            self._drain = Drain()
             _log.info("this node is to be %s", map_pb2.NodeState.Name(answer.state))
         if answer.HasField("map"):
             try:
-                self._take_map(answer.map)
+                await self._take_map(answer.map)
             except OSError as error:  # the control plane sends it again
                 self._say_unkept(answer.map.epoch, error)
 
     # ---- blocks that move
 
     def _moved(self) -> dict[str, int]:
+        numbers = {"memkvd_starts": self._starts, "moves_failing": int(self._move_failures > 1)}
         if self._mover is None:
-            return {}
-        moved = self._mover.moved
-        return {
-            "moved_blocks": moved.blocks,
-            "moved_bytes": moved.bytes,
-            "copies_made": moved.copies,
-            "moves_failed": moved.failed,
-            "drained": int(self._drained),
-        }
+            return numbers
+        moved, drain = self._mover.moved, self._drain
+        held = (self._map.history, self._map.epoch)
+        left = {f"left_{code}": count for code, count in drain.left_behind(held).items()}
+        return (
+            numbers
+            | left
+            | {
+                "moved_blocks": moved.blocks,
+                "moved_bytes": moved.bytes,
+                "copies_made": moved.copies,
+                "moves_failed": moved.failed,
+                "drain_moved_blocks": drain.moved_blocks,
+                "drain_moved_bytes": drain.moved_bytes,
+                "drained": int(self._is_drained()),
+            }
+        )
+
+    def _is_drained(self) -> bool:
+        draining = self._state == map_pb2.NODE_STATE_DRAINING
+        return draining and self._drain.drained_by((self._map.history, self._map.epoch))
 
     async def _keep_moving(self) -> None:
         while True:
@@ -356,13 +373,25 @@ class NodeAgent:
             draining = self._state == map_pb2.NODE_STATE_DRAINING
             try:
                 await self._move_once(draining)
+                self._move_failures = 0
             except MemKVError as error:
+                self._move_failures += 1
                 _log.warning("blocks wait to be moved: %s", error)
             except Exception:  # noqa: BLE001 - logged; a side job may not end the agent
                 # Whatever is wrong there, the node keeps its heartbeat.
+                self._move_failures += 1
                 _log.exception("blocks wait to be moved")
-            beats = 1 if draining and not self._drained else _MOVE_BEATS
+            self._say_drained()
+            held = (self._map.history, self._map.epoch)
+            over = self._is_drained() or self._drain.left_behind(held)
+            beats = 1 if draining and not over else _MOVE_BEATS
             await asyncio.sleep(beats * self._interval_s)
+
+    def _say_drained(self) -> None:
+        drained = self._is_drained()
+        if drained and not self._drained:
+            _log.info("drained: every block lies on another node; this one can be removed")
+        self._drained = drained
 
     async def _move_once(self, draining: bool) -> None:
         """One pass, by the map that memkvd holds, too: who drops blocks goes by that."""
@@ -373,10 +402,10 @@ class NodeAgent:
             address = self._settings.advertise or self._stat.address
             tls = data_tls(self._settings)
             self._mover = BlockMover(address, self._settings.move_rate, self._moving, tls)
-        state = self._state
+        drain = self._drain
 
         def still() -> bool:
-            return self._map is map_ and self._state == state
+            return self._map is map_ and self._drain is drain
 
         missing = self._mover_tokens.missing(map_)
         if missing:
@@ -385,12 +414,10 @@ class NodeAgent:
         if not draining:
             await asyncio.to_thread(self._mover.copy_hot, map_, tokens, still)
             await asyncio.to_thread(self._mover.copy_settled, map_, tokens, still, self._waiting)
-        elif not self._drained:
-            drained = await asyncio.to_thread(self._mover.drain, map_, tokens, still)
-            drained = drained and not self._mover_tokens.missing(map_)
-            self._drained = drained and still()
-            if self._drained:
-                _log.info("drained: every block lies on another node; this one can be removed")
+            return
+        await asyncio.to_thread(self._mover.drain, map_, tokens, still, drain)
+        if self._mover_tokens.missing(map_):
+            drain.again()  # blocks of some tenants were not looked at
 
     async def _fetch_tokens(self, tenants: list[int]) -> None:
         try:
@@ -409,15 +436,12 @@ class NodeAgent:
 
     # ---- the map
 
-    def _take_map(self, fresh: map_pb2.ClusterMap) -> None:
+    async def _take_map(self, fresh: map_pb2.ClusterMap) -> None:
         known = (fresh.history, fresh.epoch) == (self._map.history, self._map.epoch)
         if known and self._map_file.exists():
             return  # memkvd was handed it, and its next STAT says so
-        path = self._folder / "cluster.map"
-        new = path.with_suffix(".new")
-        new.write_bytes(fresh.SerializeToString())
-        new.replace(path)
-        self._hand_over(fresh)
+        # In a thread: a disk may take its time, and heartbeats go on.
+        await asyncio.to_thread(self._write_map, fresh)
         self._daemon.read_map()
         self._map = fresh
         fields = {"epoch": fresh.epoch, "nodes": len(fresh.nodes)}
@@ -440,6 +464,11 @@ class NodeAgent:
                 self._map.epoch,
             )
         self._unkept = epoch
+
+    def _write_map(self, fresh: map_pb2.ClusterMap) -> None:
+        with self._writing:  # a stream that ended may have left one on its way
+            put_in_place(self._folder / "cluster.map", fresh.SerializeToString())
+            self._hand_over(fresh)
 
     def _hand_over(self, map_: map_pb2.ClusterMap) -> None:
         write_map_file(self._map_file, map_, self._token.rule)

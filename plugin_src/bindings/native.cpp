@@ -469,12 +469,17 @@ std::vector<std::vector<std::size_t>> places_of(
   const Namespace where = space_of(space, 0);
   std::vector<PlacementNode> list;
   for (const auto& [id, weight] : nodes) list.push_back({.id = id, .weight = weight});
-  std::vector<std::vector<std::size_t>> all;
-  all.reserve(groups.size());
-  std::vector<std::size_t> best(std::min(count, list.size()));
+  std::vector<Fingerprint> prints;
+  prints.reserve(groups.size());
   for (const nb::bytes& group : groups) {
-    const Fingerprint print =
-        group_fingerprint(where.id, std::as_bytes(std::span(group.c_str(), group.size())));
+    prints.push_back(
+        group_fingerprint(where.id, std::as_bytes(std::span(group.c_str(), group.size()))));
+  }
+  const nb::gil_scoped_release others_go_on;
+  std::vector<std::vector<std::size_t>> all;
+  all.reserve(prints.size());
+  std::vector<std::size_t> best(std::min(count, list.size()));
+  for (const Fingerprint& print : prints) {
     const auto found = static_cast<std::ptrdiff_t>(place_ranked(print, list, best));
     all.emplace_back(best.begin(), best.begin() + found);
   }

@@ -28,12 +28,23 @@ class RefusedError(Exception):
         self.code, self.text = code, text
 
 
+def hello(session: int = SESSION) -> bytes:
+    """The body of a HELLO as it should be."""
+    return struct.pack("<HHIQH", 1, 1, 1, session, 4) + b"test"
+
+
 class Peer:
     """One connection, by Python's TLS where there is a `tls`; it says HELLO and hears the nonce."""
 
     def __init__(
-        self, address: str, session: int = SESSION, tls: ssl.SSLContext | None = None
+        self,
+        address: str,
+        session: int = SESSION,
+        tls: ssl.SSLContext | None = None,
+        *,
+        silent: bool = False,
     ) -> None:
+        """With `silent` it says nothing yet."""
         host, _, port = address.rpartition(":")
         self.address = address
         self._requests = 0
@@ -42,8 +53,10 @@ class Peer:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
             self._socket = tls.wrap_socket(self._socket, server_hostname=host)
-        self.say(HELLO, 0, struct.pack("<HHIQH", 1, 1, 1, session, 4) + b"test")
-        self.nonce = self.hear(CHALLENGE)[8:40]
+        self.nonce = bytes(32)
+        if not silent:
+            self.say(HELLO, 0, hello(session))
+            self.nonce = self.hear(CHALLENGE)[8:40]
 
     def __enter__(self) -> Peer:
         return self

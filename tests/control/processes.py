@@ -133,9 +133,13 @@ class Operator:
 
     def node(self) -> Any:
         """The one node."""
-        request = placement_pb2.ListNodesRequest(with_stats=True)
-        (node,) = self._placement.ListNodes(request, timeout=DEADLINE_S).nodes
+        (node,) = self.nodes()
         return node
+
+    def nodes(self) -> list[Any]:
+        """All of them."""
+        request = placement_pb2.ListNodesRequest(with_stats=True)
+        return list(self._placement.ListNodes(request, timeout=DEADLINE_S).nodes)
 
     def drain(self, address: str) -> None:
         request = placement_pb2.DrainNodeRequest(address=address)
@@ -145,7 +149,7 @@ class Operator:
         request = placement_pb2.RemoveNodeRequest(address=address, force=True)
         self._placement.RemoveNode(request, timeout=DEADLINE_S)
 
-    def wait_event(self, kind: str, count: int = 1) -> None:
+    def wait_event(self, kind: str, count: int = 1) -> Any:
         """Waits until there were so many of this kind since the control plane started."""
         request = admin_pb2.WatchEventsRequest(follow=True)
         watch = self._admin.WatchEvents(request, timeout=DEADLINE_S)
@@ -153,21 +157,26 @@ class Operator:
             count -= event.kind == kind
             if count == 0:
                 watch.cancel()
-                return
+                return event
         raise AssertionError(f"no such event: {kind}")
 
     def wait_node(self, condition: Any) -> Any:
         """Waits until the one node is so; the next thing that is heard of it may make it so."""
-        node = self.node()
+        (node,) = self.wait_nodes(condition)
+        return node
+
+    def wait_nodes(self, condition: Any) -> list[Any]:
+        """Waits until every node is so."""
         request = placement_pb2.WatchMapRequest()
         watch = self._placement.WatchMap(request, timeout=DEADLINE_S)
         try:
-            while not condition(node):
-                assert watch.is_active(), f"it never was so: {node}"
-                node = self.node()
+            nodes = self.nodes()
+            while not all(condition(node) for node in nodes):
+                assert watch.is_active(), f"it never was so: {nodes}"
+                nodes = self.nodes()
         finally:
             watch.cancel()
-        return node
+        return nodes
 
 
 @contextmanager

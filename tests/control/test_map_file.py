@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+import pytest
 
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._map_file import map_frame, rules_frame, trust_frame, write_map_file
@@ -89,3 +92,28 @@ def test_it_is_put_in_place_whole(tmp_path: Path) -> None:
         write_map_file(path, map_)
         assert path.read_bytes() == map_frame(map_) + rules_frame(map_) + trust_frame(map_)
     assert [entry.name for entry in tmp_path.iterdir()] == ["map.frame"]
+
+
+def test_it_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's bytes are on the disk before its name is, and the name is before we go on."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def seen_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(f"fsync {path.name} of {path.stat().st_size if path.is_file() else 0}")
+
+    def seen_replace(self: Path, target: Path) -> Path:
+        done.append(f"rename {self.name} {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(Path, "replace", seen_replace)
+    path = tmp_path / "map.frame"
+    write_map_file(path, map_pb2.ClusterMap(epoch=3, nodes=NODES))
+    assert done == [
+        f"fsync map.new of {path.stat().st_size}",
+        "rename map.new map.frame",
+        f"fsync {tmp_path.name} of 0",
+    ]

@@ -132,6 +132,33 @@ def test_what_many_read_lies_on_two_nodes_is_read_from_both_and_outlives_one(
         assert get(client, on_dead) == ["ok"] * len(on_dead)
 
 
+def test_a_second_copy_lies_in_another_failure_domain(
+    machines: list[Machine], tmp_path: Path
+) -> None:
+    """Of two racks the first has two nodes: what lies on one of them never has its copy beside."""
+    racks = dict(zip((machine.address for machine in machines), "aab", strict=True))
+    with contextlib.ExitStack() as stack:
+        plane = stack.enter_context(control(tmp_path / "state", *FAST))
+        for machine in machines:
+            flags = ("--weight", "100", "--failure-domain", f"rack {racks[machine.address]}")
+            stack.enter_context(machine.agent(plane.address, *flags))
+        client = Client([machines[0].address])
+        until(client, lambda now: len(client.health()) == len(machines))
+        assert put(client, KEYS) == ["ok"] * len(KEYS)
+        hot = [key for key in KEYS if racks[home(key, machines)] == "a"]
+        assert {home(key, machines) for key in hot} == {machine.address for machine in machines[:2]}
+        for _ in range(HOT_READS):
+            assert get(client, hot) == ["ok"] * len(hot)
+
+        def on_two() -> bool:
+            get(client, hot)
+            return set(copies(machines, hot).values()) == {2}
+
+        await_that(on_two, client)
+        assert sorted(on_node(machines[2].address, hot)) == sorted(hot)
+        client.close()
+
+
 def test_a_drained_node_hands_all_over_and_can_go(machines: list[Machine], tmp_path: Path) -> None:
     with pool(machines, tmp_path) as (plane, client, agents):
         assert put(client, KEYS) == ["ok"] * len(KEYS)

@@ -11,6 +11,8 @@ import grpc
 import pytest
 
 from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place_ranked
+from memkv_nixl.control import _server, _watch_limit
+from memkv_nixl.control._state import Hello
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from tests.control.plane import DEADLINE_S, Agent, Plane, refused, run, serving
@@ -166,7 +168,13 @@ def test_a_removed_node_is_told_and_stays_away(tmp_path: Path) -> None:
         agent = await plane.join(A)
         call = plane.placement.RemoveNode(pb.RemoveNodeRequest(address=A))
         assert await refused(call) == ("FAILED_PRECONDITION", "NODE_SERVES")
-        await plane.placement.DrainNode(pb.DrainNodeRequest(address=A))
+        await agent.beat(drained=1)  # of a drain before this one
+        epoch = (await plane.placement.DrainNode(pb.DrainNodeRequest(address=A))).epoch
+        for held, stats in ((0, {"drained": 1}), (epoch, {"drained": 0, "left_no_space": 3})):
+            await agent.beat(epoch=held, **stats)
+            call = plane.placement.RemoveNode(pb.RemoveNodeRequest(address=A))
+            assert await refused(call) == ("FAILED_PRECONDITION", "NODE_SERVES")
+        await agent.beat(epoch=epoch, drained=1)
         answer = await plane.placement.RemoveNode(pb.RemoveNodeRequest(address=A))
         assert answer.was_known
         again = await plane.placement.RemoveNode(pb.RemoveNodeRequest(address=A))
@@ -310,5 +318,53 @@ def test_two_hundred_join_at_once_and_all_hold_one_map(tmp_path: Path) -> None:
         maps = await asyncio.gather(*(settled(agent) for agent in agents))
         assert all(got == maps[0] for got in maps)
         assert len(maps[0].nodes) == 200
+
+    tell(tmp_path, story)
+
+
+def test_the_largest_locate_on_the_largest_map_is_answered_and_holds_nobody_up(
+    tmp_path: Path,
+) -> None:
+    async def story(plane: Plane) -> None:
+        loop = asyncio.get_running_loop()
+        agent = await plane.join(A)
+        others = [Hello(f"10.1.0.{i}:9900", 100, "", i.to_bytes(16, "big")) for i in range(1023)]
+        await plane.server.keeper.change(
+            lambda state, now: [state.hello(now, other) for other in others]
+        )
+        groups = [i.to_bytes(4, "big") for i in range(1024)]
+        request = pb.LocateRequest(namespace_id=SPACE, groups=groups, count=2)
+        began = loop.time()
+        asked = asyncio.ensure_future(plane.placement.Locate(request))
+        slowest = 0.0
+        while not asked.done():
+            sent = loop.time()
+            await agent.beat()
+            slowest = max(slowest, loop.time() - sent)
+        answer, took = await asked, loop.time() - began
+        assert [len(place.addresses) for place in answer.places] == [2] * 1024
+        assert took < 1.0
+        assert slowest < 0.5, "a heartbeat waits"
+
+    tell(tmp_path, story)
+
+
+def test_idle_watches_leave_room_for_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server, "CALLS_AT_ONCE_MAX", 16)
+    monkeypatch.setattr(_watch_limit, "WATCHES_AT_ONCE_MAX", 8)
+
+    async def story(plane: Plane) -> None:
+        watches = [plane.placement.WatchMap(pb.WatchMapRequest()) for _ in range(8)]
+        for watch in watches:
+            await watch.read()
+        for more in range(8):
+            call = plane.placement.WatchMap(pb.WatchMapRequest())
+            assert await refused(call.read()) == ("RESOURCE_EXHAUSTED", "WATCHES_FULL"), more
+        agent = await plane.join(A)
+        await agent.beat()
+        watches[0].cancel()
+        await plane.next_event("node_joined")  # a watch that ended makes room for another
 
     tell(tmp_path, story)

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from memkv_nixl.control import _limits, _state
+from memkv_nixl.control import _calls, _limits, _state, _watch_limit
+from memkv_nixl.proto.memkv.v1 import admin_pb2 as admin
 from memkv_nixl.proto.memkv.v1 import namespaces_pb2 as spaces
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as nodes
 from memkv_nixl.proto.memkv.v1 import tenants_pb2 as tenants
@@ -93,9 +94,44 @@ def test_every_call_that_changes_something_is_tried(repo: Path) -> None:
     page = (repo / "docs/formats/control.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(?:Placement|Namespaces|Tenants)` \|[^|]*\|([^|]*)\|", page, re.M)
     calls = set(re.findall(r"\b[A-Z][a-z]+[A-Z]\w+|\bLocate\b|\bRevoke\b", " ".join(rows)))
-    readers = {"GetMap", "WatchMap", "Locate", "ListNodes", "ListNamespaces", "ListTenants"}
+    readers = set(READERS) - {"Status", "WatchEvents"}  # those are Admin's
     unwritten = {"IssueToken"}  # a token is signed, not kept
     assert calls - readers - unwritten == set(CHANGES)
+
+
+# ---- every call that only reads
+
+
+READERS: dict[str, Callable[[Plane], Any]] = {
+    "GetMap": lambda plane: plane.placement.GetMap(nodes.GetMapRequest()),
+    "WatchMap": lambda plane: plane.placement.WatchMap(nodes.WatchMapRequest()).read(),
+    "Locate": lambda plane: plane.placement.Locate(
+        nodes.LocateRequest(namespace_id=bytes(16), groups=[b"g"])
+    ),
+    "ListNodes": lambda plane: plane.placement.ListNodes(nodes.ListNodesRequest()),
+    "ListNamespaces": lambda plane: plane.namespaces.ListNamespaces(spaces.ListNamespacesRequest()),
+    "ListTenants": lambda plane: plane.tenants.ListTenants(tenants.ListTenantsRequest()),
+    "Status": lambda plane: plane.admin.Status(admin.StatusRequest()),
+    "WatchEvents": lambda plane: plane.admin.WatchEvents(admin.WatchEventsRequest()).read(),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_is_refused_when_there_is_no_time_or_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async def story(plane: Plane) -> None:
+        await READERS[name](plane)
+        monkeypatch.setattr(_calls, "CALL_DEADLINE_S", 0)
+        monkeypatch.setattr(_watch_limit, "WATCHES_AT_ONCE_MAX", 0)
+        wanted = ("DEADLINE_EXCEEDED", "TOO_SLOW")
+        if name.startswith("Watch"):
+            wanted = ("RESOURCE_EXHAUSTED", "WATCHES_FULL")
+        assert await refused(READERS[name](plane)) == wanted
+        monkeypatch.undo()
+        await READERS[name](plane)
+
+    tell(tmp_path, story)
 
 
 # ---- one by one

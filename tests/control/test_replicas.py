@@ -27,10 +27,11 @@ from memkv_nixl.control._limits import ETCD_PART_BYTES_MAX
 from memkv_nixl.control._server import ControlServer
 from memkv_nixl.control._snapshot import decode
 from memkv_nixl.control._state import Happened, Membership, NodeState
-from memkv_nixl.proto.memkv.v1 import admin_pb2, namespaces_pb2, placement_pb2
+from memkv_nixl.proto.memkv.v1 import admin_pb2, namespaces_pb2, placement_pb2, tenants_pb2
 from tests.control.certificates import certificates
 from tests.control.etcds import EtcdProcess, running
 from tests.control.plane import DEADLINE_S, Agent, Plane, reason_of, refused
+from tests.control.test_refusals import CHANGES
 
 A = "10.0.0.1:9900"
 STATE, LEADER = b"/memkv/default/state", b"/memkv/default/leader"
@@ -143,6 +144,25 @@ def named_leader(error: grpc.aio.AioRpcError) -> str:
 
 
 # ---- who leads
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_whoever_does_not_lead_changes_nothing_and_names_the_leader(
+    etcd: EtcdProcess, name: str
+) -> None:
+    async def story(first: Plane, second: Plane) -> None:
+        await first.join(A)
+        await create(first, "there")
+        await first.tenants.CreateTenant(tenants_pb2.CreateTenantRequest(name="team"))
+        epoch = await first.epoch()
+        await until_epoch(second, epoch)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await CHANGES[name](second)
+        assert (caught.value.code().name, reason_of(caught.value)) == ("UNAVAILABLE", "NOT_LEADER")
+        assert named_leader(caught.value) == first.address
+        assert await first.epoch() == epoch
+
+    tell(story, etcd, 2)
 
 
 def test_one_leads_and_the_others_answer_what_only_reads(etcd: EtcdProcess) -> None:
@@ -402,6 +422,7 @@ def test_etcd_may_want_certificates(tmp_path: Path) -> None:
     [
         ({"listen": "0.0.0.0:0", "insecure": True}, "--advertise"),
         ({"etcd_cert": "c.pem"}, "etcd_ca"),
+        ({"etcd": ("127.0.0.1:1", "10.0.0.1:2379")}, r"10\.0\.0\.1:2379 .* in the clear"),
         ({"etcd_ca": "nowhere.pem"}, "nowhere.pem"),
     ],
 )
@@ -409,3 +430,9 @@ def test_what_cannot_be_is_said(changes: dict[str, Any], sentence: str) -> None:
     wanted = ControlSettings(listen="127.0.0.1:0", etcd=("127.0.0.1:1",))
     with pytest.raises(ConfigError, match=sentence):
         ControlServer(dataclasses.replace(wanted, **changes))
+
+
+def test_etcd_in_the_clear_is_for_who_insists() -> None:
+    beyond = ControlSettings(listen="127.0.0.1:0", etcd=("10.0.0.1:2379",))
+    ControlServer(dataclasses.replace(beyond, insecure=True))
+    ControlServer(dataclasses.replace(beyond, etcd=("127.0.0.1:1", "[::1]:1", "localhost:1")))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.integration.scraping import parsed
 
 SPACE = namespace_id("ruled")
 BLOCK = bytes(100_000)
+TTL_S = 6  # longer than a restart
 FAST = ("--heartbeat-ms", "50", "--deadline-ms", "500", "--lost-after-ms", "60000")
 
 
@@ -131,15 +134,57 @@ def test_quota_and_admission_hold(plane: Served, machine: Machine) -> None:
 def test_a_block_lives_as_long_as_its_ttl_also_across_a_restart(
     plane: Served, machine: Machine
 ) -> None:
+    """Fails when its age counts from the restart: before that it was as old as it may become."""
     with machine.agent(plane.address):
         client = Client([machine.address])
         assert put(client, [b"old"]) == ["ok"]
+        end = time.monotonic() + TTL_S + 1
+        while time.monotonic() < end:
+            assert present(client, [b"old"]) == 1, "nothing is settled yet"
         client.close()
     with machine.agent(plane.address):
         client = Client([machine.address])
         assert present(client, [b"old"]) == 1
-        holds(plane, settle(plane, "create", "ruled", "--ttl", "1"))
-        while present(client, [b"old"]):  # a second at most; the test's own limit ends it
-            pass
+        holds(plane, settle(plane, "create", "ruled", "--ttl", str(TTL_S)))
+        assert present(client, [b"old"]) == 0
         assert stat(machine, "expired_blocks") == 1
+        assert put(client, [b"new"]) == ["ok"]
+        while present(client, [b"new"]):  # as long as that; the test's own limit ends it
+            pass
         client.close()
+
+
+def test_a_tenants_quota_is_of_all_nodes_together(plane: Served, tmp_path: Path) -> None:
+    machines = [Machine(tmp_path / f"node{i}") for i in range(2)]
+    quota = 2_000_000
+    try:
+        with contextlib.ExitStack() as stack:
+            for one in machines:
+                one.folder.mkdir()
+                stack.enter_context(one.agent(plane.address, "--weight", "100"))
+            said = memkv(
+                "tenants", "create", "acme", "--quota", str(quota), "--control", plane.address
+            )
+            assert said.returncode == 0, said.stderr
+            file = str(tmp_path / "acme.token")
+            flags = ("--tenant", "acme", "--out", file, "--control", plane.address)
+            issued = memkv("token", "issue", *flags)
+            assert issued.returncode == 0, issued.stderr
+            with operator(plane.address) as calls:
+                epoch = max(node.epoch for node in calls.nodes())
+                calls.wait_nodes(lambda node: node.epoch >= epoch)
+            client = Client([machines[0].address], token_file=file)
+            keys = [f"key {i}".encode() for i in range(60)]  # three times the quota
+            end = time.monotonic() + DEADLINE_S
+            while len(client.health()) < 2 or put(client, keys[:1]) not in (["ok"], ["exists"]):
+                assert time.monotonic() < end, f"not two nodes: {client.health()}"
+            for key in keys:
+                assert put(client, [key])[0] in ("ok", "exists")
+            held = len(BLOCK) * present(client, keys)
+            assert quota / 2 < held <= quota
+            evicted = [stat(one, "quota_evicted_blocks") for one in machines]
+            assert min(evicted) > 0, "one node alone keeps to its share"
+            client.close()
+    finally:
+        for one in machines:
+            one.kill_memkvd()

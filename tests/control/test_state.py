@@ -172,6 +172,48 @@ def test_the_pool_has_a_largest_size() -> None:
     state.hello(0, hello("one.more:1"))
 
 
+def test_numbers_of_a_drain_and_of_a_daemon_are_told() -> None:
+    state = machine()
+    state.hello(0, hello())
+    state.heartbeat(0, A, agent(1), (7, state.cluster.epoch), {"memkvd_starts": 1, "drained": 1})
+    state.drain(A)
+    epoch = state.cluster.epoch
+    state.take_happened()
+
+    def told(now: float, held: int, **stats: int) -> list[tuple[str, str]]:
+        state.heartbeat(now, A, agent(1), (7, held), {"memkvd_starts": 1, **stats})
+        return [(one.kind, one.text) for one in state.take_happened()]
+
+    assert told(1, epoch - 1, drained=1) == [], "of a drain before this one"
+    assert told(2, epoch) == []
+    (refused,) = told(3, epoch, drain_moved_blocks=5, left_no_space=3, left_conflict=1)
+    assert refused[0] == "node_drain_refused"
+    assert "5 blocks moved" in refused[1]
+    assert "1 conflict, 3 no_space" in refused[1]
+    assert told(4, epoch, left_no_space=3, left_conflict=1) == [], "once"
+    (drained,) = told(5, epoch, drain_moved_blocks=9, drained=1)
+    assert drained == ("node_drained", "9 blocks moved: it can be removed")
+    assert told(6, epoch, drained=1) == []
+    assert [kind for kind, _ in told(7, epoch, memkvd_starts=2)] == ["memkvd_restarted"]
+    failing = told(8, epoch, memkvd_starts=2, moves_failing=1)
+    assert [kind for kind, _ in failing] == ["node_moves_failing"]
+    assert told(9, epoch, memkvd_starts=2, moves_failing=1) == []
+
+
+def test_a_node_that_refuses_its_map_is_told() -> None:
+    state = machine()
+    state.hello(0, hello())
+    epoch = state.cluster.epoch
+    state.take_happened()
+    kinds = []
+    for now in range(12):
+        state.heartbeat(now, A, agent(1), (7, epoch - 1), {})
+        kinds += [(now, one.kind) for one in state.take_happened()]
+    assert kinds == [(int(state.timing.deadline_s), "node_map_refused")]
+    state.heartbeat(12, A, agent(1), (7, epoch), {})
+    assert state.take_happened() == []
+
+
 def test_what_cannot_be_written_is_taken_back() -> None:
     state = machine()
     state.hello(0, hello())

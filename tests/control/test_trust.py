@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,20 @@ import pytest
 from memkv_nixl import _token
 from memkv_nixl._token import Right
 from memkv_nixl.control import _tenancy
-from tests.control.peer import AUTH, SESSION, WELCOME, Peer, RefusedError
+from tests.control.peer import (
+    AUTH,
+    CHALLENGE,
+    HELLO,
+    SESSION,
+    WELCOME,
+    Peer,
+    RefusedError,
+    hello,
+)
 from tests.control.trusting import TrustingNode, trusting
 
 ATTEMPTS = 1000
+OUT_OF_TURN = 300
 SEED = 20261126
 
 
@@ -123,6 +134,79 @@ def test_a_thousand_forged_stolen_and_replayed_ones_are_refused_alike(node: Trus
     stat = node.operator.stat()
     assert int(stat["peers_welcome"]) == welcome
     assert int(stat["refused_denied"]) >= ATTEMPTS
+    holder = _token.new_private()
+    node.come(node.token("acme", holder), holder).close()
+
+
+def is_refused(talk: Callable[[Peer], None], peer: Peer) -> bool:
+    """Whether the node ended the conversation."""
+    try:
+        talk(peer)
+    except RefusedError:
+        return True
+    return False
+
+
+def turns(node: TrustingNode, dice: random.Random) -> dict[str, Callable[[Peer], None]]:
+    """Conversations out of turn, by a peer that has said nothing; one holds a good token."""
+    holder = _token.new_private()
+    good = node.token("acme", holder)
+
+    def proof(peer: Peer) -> bytes:
+        return _token.proof(holder, peer.nonce, SESSION, node.address)
+
+    def flipped_hello(peer: Peer) -> None:
+        """A HELLO with other bytes; it is no way in with the proof for the right one."""
+        body = hello(dice.getrandbits(63))
+        peer.say(HELLO, 0, body[: dice.randrange(len(body))] + dice.randbytes(dice.randrange(64)))
+        peer.nonce = peer.hear(CHALLENGE)[8:40]
+        peer.auth(good, proof(peer))
+
+    def hello_twice(peer: Peer) -> None:
+        peer.say(HELLO, 0, hello())
+        peer.nonce = peer.hear(CHALLENGE)[8:40]
+        peer.say(HELLO, 0, hello())
+        peer.auth(good, proof(peer))
+
+    def auth_twice(peer: Peer) -> None:
+        peer.say(HELLO, 0, hello())
+        peer.nonce = peer.hear(CHALLENGE)[8:40]
+        said = dice.randbytes(64)
+        peer.say(AUTH, 0, struct.pack("<H", 64) + said + struct.pack("<H", 0))
+        peer.auth(good, proof(peer))
+
+    def auth_first(peer: Peer) -> None:
+        peer.auth(good, proof(peer))
+
+    def request_first(peer: Peer) -> None:
+        peer.stat()
+
+    def request_before_auth(peer: Peer) -> None:
+        peer.say(HELLO, 0, hello())
+        peer.nonce = peer.hear(CHALLENGE)[8:40]
+        dice.choice(
+            [peer.stat, lambda: peer.drop(bytes(20), b"k"), lambda: peer.match(bytes(20), b"k")]
+        )()
+
+    return {
+        "another HELLO": flipped_hello,
+        "a second HELLO": hello_twice,
+        "a second AUTH": auth_twice,
+        "AUTH first": auth_first,
+        "a request first": request_first,
+        "a request before AUTH": request_before_auth,
+    }
+
+
+def test_whoever_speaks_out_of_turn_is_not_let_in(node: TrustingNode) -> None:
+    dice = random.Random(SEED)
+    ways = turns(node, dice)
+    welcome = int(node.operator.stat()["peers_welcome"])
+    for i in range(OUT_OF_TURN):
+        name, talk = list(ways.items())[i % len(ways)]
+        with Peer(node.address, silent=True) as peer:
+            assert is_refused(talk, peer), f"{name} was let in (attempt {i}, seed {SEED})"
+    assert int(node.operator.stat()["peers_welcome"]) == welcome
     holder = _token.new_private()
     node.come(node.token("acme", holder), holder).close()
 
