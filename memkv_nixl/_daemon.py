@@ -119,7 +119,7 @@ class ServedProcess(abc.ABC):
                 f"{self.what} did not start: its log {self.log} cannot be written: "
                 f"{error.strerror}. Make room there, or give it to this user"
             ) from error
-        self._log_start = log.tell()
+        self._log_start = os.fstat(log.fileno()).st_size  # of a pipe, too
         return log
 
     @abc.abstractmethod
