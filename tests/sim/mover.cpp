@@ -15,16 +15,6 @@ namespace {
 constexpr std::uint64_t kTimeoutMs = 500;
 constexpr unsigned kLooks = 50;  // for a block to be held, a millisecond each
 
-std::string address_of(unsigned node) {
-  return "node" + std::to_string(node) + ":9900";
-}
-
-std::vector<PlacementNode> nodes() {
-  std::vector<PlacementNode> all;
-  for (unsigned i = 0; i < kNodes; ++i) all.push_back({node_id_of(address_of(i)), 100});
-  return all;
-}
-
 }  // namespace
 
 struct Mover::Memory {
@@ -37,6 +27,9 @@ struct Mover::Move {
   std::shared_ptr<Memory> memory = std::make_shared<Memory>();
   std::uint64_t incarnation = 0;
   BlockTraits traits;
+  std::uint8_t mark = 0;
+  bool draining = false;
+  unsigned target = 0;
   std::unique_ptr<Request> get;
   std::unique_ptr<HeldRequest> put;
 };
@@ -48,23 +41,24 @@ Mover::~Mover() {
   crash();
 }
 
-std::unique_ptr<Client> Mover::open(unsigned node) {
+Client& Mover::client(unsigned node) {
+  std::unique_ptr<Client>& known = clients_.at(node);
+  if (known) return *known;
   ClientOptions options;
   options.nodes = {address_of(node)};
   options.token = token_of(tenant_);
   options.name = "mover";
   options.follow = false;
-  auto client =
+  auto opened =
       Client::open(options, ClientWorld{process_->executor(), process_->network(), *random_});
-  MEMKV_CHECK(client.has_value(), "a client opens over a world");
-  return std::move(*client);
+  MEMKV_CHECK(opened.has_value(), "a client opens over a world");
+  known = std::move(*opened);
+  return *known;
 }
 
 void Mover::boot() {
   process_ = world_.spawn("mover" + std::to_string(number_) + "of" + std::to_string(tenant_));
   random_ = std::make_unique<SeededRandom>(world_.random().next());
-  own_ = open(number_);
-  other_ = open((number_ + 1) % kNodes);
   later(10'000, &Mover::look);
 }
 
@@ -72,8 +66,7 @@ void Mover::crash() {
   if (down()) return;
   process_->kill();
   move_.reset();
-  own_.reset();
-  other_.reset();
+  for (auto& client : clients_) client.reset();
   random_.reset();
   process_.reset();
 }
@@ -82,21 +75,53 @@ void Mover::later(std::uint64_t most_us, void (Mover::*what)()) {
   process_->executor().after(random_->below(most_us + 1) * 1000, [this, what] { (this->*what)(); });
 }
 
-// This node has the block on its first place, and the other is its second.
-bool Mover::belongs_there(const Fingerprint& group) const {
-  return place(group, nodes()) == number_;
+// A draining node's blocks go to their first places; others to their second, or to their first
+// where that is another node.
+std::optional<unsigned> Mover::target_of(const Fingerprint& group) const {
+  const auto first = place(group, nodes_);
+  if (!first) return std::nullopt;
+  if (*first != number_) return static_cast<unsigned>(*first);
+  const auto second = draining_ ? std::nullopt : place_copy(group, nodes_);
+  if (!second || *second == number_) return std::nullopt;
+  return static_cast<unsigned>(*second);
 }
 
 void Mover::ask(const Question& question, std::function<void(Result<std::string>)> got) {
-  own_->ask(0, question, kTimeoutMs,
-            [got = std::move(got)](Result<std::string> text) { got(std::move(text)); });
+  client(number_).ask(0, question, kTimeoutMs,
+                      [got = std::move(got)](Result<std::string> text) { got(std::move(text)); });
 }
 
 void Mover::look() {
   move_.reset();
+  ask({.asks = wire::Type::map, .answers = wire::Type::map_reply, .body = {}},
+      [this](Result<std::string> text) {
+        if (!text) return later(20'000, &Mover::look);
+        learn(*text);
+        list();
+      });
+}
+
+// What its node goes by.
+void Mover::learn(const std::string& text) {
+  auto reply = wire::MapReplyReader::open(as_bytes_of(text));
+  MEMKV_CHECK(reply.has_value(), "a node's map is one");
+  nodes_.assign(kNodes, {});
+  draining_ = false;
+  while (const auto named = reply->next()) {
+    for (unsigned i = 0; i < kNodes; ++i) {
+      if (named->address != address_of(i)) continue;
+      nodes_.at(i) = {.id = named->node, .weight = named->weight, .domain = named->domain};
+      if (i == number_) draining_ = named->draining == 1;
+    }
+  }
+  const std::uint32_t epoch = reply->head().epoch;
+  mark_ = draining_ ? static_cast<std::uint8_t>(2 + epoch % 254) : wire::kMarkCopied;
+}
+
+void Mover::list() {
   Question question{.asks = wire::Type::list, .answers = wire::Type::list_reply, .body = {}};
   question.body.resize(wire::kSmallBodyMax);
-  const wire::List list{.cursor = cursor_, .count = 1, .mark_not = wire::kMarkCopied};
+  const wire::List list{.cursor = cursor_, .count = 1, .mark_not = mark_};
   question.body.resize(wire::encode(list, question.body));
   ask(question, [this](Result<std::string> text) {
     if (!text) return later(20'000, &Mover::look);
@@ -109,25 +134,30 @@ void Mover::listed(const std::string& text) {
   MEMKV_CHECK(reply.has_value(), "a node's list is one");
   cursor_ = reply->head().next;
   const auto block = reply->next();
-  if (!block || !belongs_there(block->traits.group)) return later(3'000, &Mover::look);
+  const auto target = block ? target_of(block->traits.group) : std::nullopt;
+  if (!target) return later(3'000, &Mover::look);
   move_ = std::make_unique<Move>();
   move_->space = block->space;
   move_->memory->key.assign(block->key.begin(), block->key.end());
   move_->memory->bytes.resize(block->length);
   move_->incarnation = block->incarnation;
   move_->traits = block->traits;
+  move_->mark = block->mark;
+  move_->draining = draining_;
+  move_->target = *target;
   later(2'000, &Mover::read);
 }
 
 void Mover::read() {
   const std::array<GetBlock, 1> blocks = {GetBlock{
       .key = move_->memory->key, .group = {}, .offset = 0, .target = move_->memory->bytes}};
-  move_->get = own_->get(move_->space, blocks, kTimeoutMs, [this, memory = move_->memory] {
-    const bool came = move_->get->codes()[0] == Code::ok;
-    // Long enough for whole drops, which go to both nodes twice, to come between.
-    if (came) return later(20'000, &Mover::hold);
-    later(2'000, &Mover::look);
-  });
+  move_->get =
+      client(number_).get(move_->space, blocks, kTimeoutMs, [this, memory = move_->memory] {
+        const bool came = move_->get->codes()[0] == Code::ok;
+        // Long enough for whole drops, which go to both nodes twice, to come between.
+        if (came) return later(20'000, &Mover::hold);
+        later(2'000, &Mover::look);
+      });
 }
 
 void Mover::hold() {
@@ -137,37 +167,48 @@ void Mover::hold() {
                                                    .depth = move_->traits.depth,
                                                    .recompute_cost = move_->traits.recompute_cost,
                                                    .group_print = move_->traits.group}};
-  move_->put = other_->put_held(move_->space, blocks, kTimeoutMs,
-                                [memory = move_->memory] { (void)memory; });
+  move_->put =
+      client(move_->target).put_held(move_->space, blocks, kTimeoutMs, [memory = move_->memory] {
+        (void)memory;
+      });
   await_held(kLooks);
 }
 
 void Mover::await_held(unsigned looks) {
   if (move_->put->done() || looks == 0) return end();
-  if (move_->put->wait_held(0)) return later(3'000, &Mover::mark);
+  if (move_->put->wait_held(0)) return later(3'000, &Mover::look_again);
   process_->executor().after(kNsPerMs, [this, looks] { await_held(looks - 1); });
 }
 
-void Mover::mark() {
-  Question question{.asks = wire::Type::mark, .answers = wire::Type::mark_reply, .body = {}};
-  question.body.resize(wire::kSmallBodyMax);
-  const wire::Mark mark{.space = move_->space,
-                        .mark = wire::kMarkCopied,
-                        .incarnation = move_->incarnation,
-                        .key = move_->memory->key};
-  question.body.resize(wire::encode(mark, question.body));
-  ask(question, [this](Result<std::string> text) {
-    const auto reply = text ? wire::decode_mark_reply(as_bytes_of(*text)) : fail(text.error());
-    if (!reply || reply->code != Code::ok) return end();
+// The mark stays what it was: it is the question that counts.
+void Mover::look_again() {
+  mark(move_->mark, [this](bool here) {
+    if (!here) return end();
     later(3'000, &Mover::end);
     move_->put->release();
   });
 }
 
-// It is over, or is given up.
+void Mover::mark(std::uint8_t mark, std::function<void(bool)> told) {
+  Question question{.asks = wire::Type::mark, .answers = wire::Type::mark_reply, .body = {}};
+  question.body.resize(wire::kSmallBodyMax);
+  const wire::Mark body{.space = move_->space,
+                        .mark = mark,
+                        .incarnation = move_->incarnation,
+                        .key = move_->memory->key};
+  question.body.resize(wire::encode(body, question.body));
+  ask(question, [told = std::move(told)](Result<std::string> text) {
+    const auto reply = text ? wire::decode_mark_reply(as_bytes_of(*text)) : fail(text.error());
+    told(reply && reply->code == Code::ok);
+  });
+}
+
+// It is over, or is given up; what is there gets its mark.
 void Mover::end() {
-  if (move_->put->done() && move_->put->codes()[0] == Code::ok) ++copied_;
-  later(3'000, &Mover::look);
+  const Code code = move_->put->done() ? move_->put->codes()[0] : Code::busy;
+  if (code == Code::ok) ++(move_->draining ? drained_ : copied_);
+  if (code != Code::ok && code != Code::exists) return later(3'000, &Mover::look);
+  mark(mark_, [this](bool) { later(3'000, &Mover::look); });
 }
 
 }  // namespace memkv::sim
