@@ -18,7 +18,6 @@ enum class Mutant : unsigned char {
   ignore_generation,    // what an earlier life of a segment left behind is believed
   commit_held,          // a copy is visible before its source said that it still has the block
   drop_newest_only,     // a drop goes to the places of the map in force, and to no others
-  drop_once,            // a drop asks each place once: what moves behind its back stays
   believe_history,      // a drop takes the maps that the client saw for all that there were
   ignore_rules,         // a drop generation that a map ends goes on
 };

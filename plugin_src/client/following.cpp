@@ -5,7 +5,6 @@
 
 #include "base/bytes.h"
 #include "base/log.h"
-#include "base/mutant.h"
 #include "client/client_core.h"
 #include "client/places.h"
 
@@ -209,7 +208,7 @@ void ClientCore::plan_reads(Operation& operation) {
 std::vector<std::uint32_t> ClientCore::places_of_drop(const Fingerprint& group) const {
   std::vector<std::uint32_t> places = map_.every_place(group, world_.executor.clock().now_ns());
   const std::size_t once = places.size();
-  if (once < 2 || mutant(Mutant::drop_once)) return places;
+  if (once < 2) return places;
   for (std::size_t i = 0; i < once; ++i) places.push_back(places[i]);
   return places;
 }

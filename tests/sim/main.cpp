@@ -24,10 +24,9 @@ constexpr std::uint64_t kFloorsFrom = 100;    // schedules; fewer prove nothing 
 constexpr std::uint64_t kReplayEvery = 20;    // schedules; one in so many is run twice
 constexpr std::uint64_t kMutantWithin = 300;  // schedules
 
-constexpr std::array<const char*, 9> kMutants = {
-    "skip_key_compare", "skip_tenant_compare", "skip_crc_on_read",
-    "publish_early",    "ignore_generation",   "commit_held",
-    "drop_newest_only", "believe_history",     "ignore_rules"};
+constexpr std::array<const char*, 8> kMutants = {
+    "skip_key_compare",  "skip_tenant_compare", "skip_crc_on_read", "publish_early",
+    "ignore_generation", "commit_held",         "drop_newest_only", "ignore_rules"};
 
 struct Arguments {
   std::uint64_t schedules = 20;

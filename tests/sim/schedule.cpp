@@ -22,6 +22,14 @@ namespace {
 
 constexpr unsigned kLastKeys = 5;  // new blocks of each client after the faults
 
+// Bytes of all blocks, and of those in namespace 8.
+void add_up(const Listing& listing, std::array<std::uint64_t, 2>& bytes) {
+  for (const ListedBlock& block : listing.blocks) {
+    bytes[0] += block.length;
+    if (block.space.id == space_of(2).id) bytes[1] += block.length;
+  }
+}
+
 class Schedule {
  public:
   Schedule(const Plan& plan, bool verbose, Totals& totals);
@@ -205,6 +213,12 @@ void Schedule::node_refused(unsigned number, const Status& why) {
 void Schedule::count_node(unsigned number) {
   if (nodes_[number]->store() == nullptr) return;
   const StoreStats stats = nodes_[number]->store()->stats();
+  journal_.add(nodes_[number]->name() + " had " + std::to_string(stats.blocks) +
+               " blocks, recovered " + std::to_string(stats.recovered_blocks) + ", evicted " +
+               std::to_string(stats.evicted_blocks) + " and by quota " +
+               std::to_string(stats.quota_evicted_blocks) + ", lost " +
+               std::to_string(stats.lost_blocks) + ", corrupt " + std::to_string(stats.corrupt) +
+               ", foreign " + std::to_string(stats.foreign));
   totals_.hits_flash += stats.hits_flash;
   totals_.corrupt += stats.corrupt;
   totals_.foreign += stats.foreign;
@@ -439,14 +453,12 @@ void Schedule::look_at_quotas(unsigned number, unsigned tenant) {
   Wish wish{.tenant = tenant_of(tenant), .cursor = 0, .count = 1000};
   do {
     bool listed = false;
-    nodes_[number]->store()->list(wish, [&](Result<Listing> listing) {
+    nodes_[number]->store()->list(wish, [&](const Result<Listing>& listing) {
       listed = true;
-      wish.cursor = listing ? listing->next : 0;
+      wish.cursor = 0;
       if (!listing) return;
-      for (const ListedBlock& block : listing->blocks) {
-        bytes[0] += block.length;
-        if (block.space.id == space_of(2).id) bytes[1] += block.length;
-      }
+      wish.cursor = listing->next;
+      add_up(*listing, bytes);
     });
     need([&listed] { return listed; }, 10'000, nodes_[number]->name() + " does not list");
   } while (wish.cursor != 0 && !failed());
