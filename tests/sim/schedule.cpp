@@ -72,6 +72,7 @@ class Schedule {
   [[nodiscard]] bool failed() const { return !traffic_.finding().empty(); }
   [[nodiscard]] bool all_running() const;
   [[nodiscard]] bool all_connected() const;
+  [[nodiscard]] std::uint64_t evicted_blocks() const;
   [[nodiscard]] Code insist(const std::function<std::shared_ptr<Operation>()>& ask,
                             std::initializer_list<Code> final);
   [[nodiscard]] Code get_last(ClientHost& client, const Identity& id);
@@ -346,6 +347,14 @@ bool Schedule::all_connected() const {
   });
 }
 
+std::uint64_t Schedule::evicted_blocks() const {
+  std::uint64_t sum = 0;
+  for (const auto& node : nodes_) {
+    if (node->store() != nullptr) sum += node->store()->stats().evicted_blocks;
+  }
+  return sum;
+}
+
 // ---- the phases
 
 void Schedule::live() {
@@ -499,9 +508,14 @@ void Schedule::look_at_quotas(unsigned number, unsigned tenant) {
 }
 
 void Schedule::stop_and_start() {
-  std::erase_if(served_, [this](const auto& one) {
-    return failed() || get_last(*clients_[one.first], one.second) != Code::ok;
-  });
+  // A get wakes a node that still has a segment to reclaim: what it evicts then, no stop lost.
+  std::uint64_t evicted = 0;
+  do {
+    evicted = evicted_blocks();
+    std::erase_if(served_, [this](const auto& one) {
+      return failed() || get_last(*clients_[one.first], one.second) != Code::ok;
+    });
+  } while (evicted_blocks() != evicted && !failed());
   for (unsigned i = 0; i < kNodes && !failed(); ++i) {
     stop_node(i);
     need([this, i] { return nodes_[i]->running(); }, kStopMs,
