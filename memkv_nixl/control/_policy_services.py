@@ -57,7 +57,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             lambda cluster: _tenancy.create_space(
                 cluster, request.tenant, request.name, request.key_dialect, rules
             ),
-            lambda made: self._settled("namespace_created", made),
+            lambda made: Happened("namespace_created", made.label, self._said(made)),
         )
         return spaces_pb.CreateNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -88,7 +88,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             lambda cluster: _tenancy.update_space(
                 cluster, request.tenant, request.name, request.key_dialect, rules
             ),
-            lambda made: self._settled("namespace_changed", made),
+            lambda made: Happened("namespace_changed", made.label, self._said(made)),
         )
         return spaces_pb.UpdateNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -115,12 +115,11 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             namespace=_space_info(space), epoch=self._keeper.published.epoch
         )
 
-    def _settled(self, kind: str, space: Space) -> Happened:
+    def _said(self, space: Space) -> str:
         members = self._keeper.state.cluster.members.values()
         taking = [(member.address, member.failure_domain) for member in members if member.share]
         warning = one_failure(taking) if space.rules.copies > 1 else ""
-        text = f"{space.rules}; {warning}" if warning else f"{space.rules}"
-        return Happened(kind, space.label, text)
+        return f"{space.rules}; {warning}" if warning else f"{space.rules}"
 
 
 class TenantsService(tenants_pb2_grpc.TenantsServicer):

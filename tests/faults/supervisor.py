@@ -51,6 +51,7 @@ class Kept:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._runs = False
         self.starts = 0
         self.started_at = 0.0
         self.over = ""  # why it is not started again
@@ -65,13 +66,16 @@ class Kept:
         return self._process.pid
 
     def kill(self) -> int | None:
-        """kill -9; gives the number of starts that there will be when it is back, or None when it
-        did not run."""
+        """kill -9, and waits until it is gone; gives the number of starts that there will be when
+        it is back, or None when it did not run."""
         with self._changed:
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None or not self._runs:
                 return None
+            starts = self.starts + 1
             self._process.send_signal(signal.SIGKILL)
-            return self.starts + 1
+            gone = self._changed.wait_for(lambda: not self._runs, _DEADLINE_S)
+        assert gone, f"{self.what} survived kill -9"
+        return starts
 
     def wait_started(self, starts: int) -> None:
         """Until it was started so often."""
@@ -100,11 +104,14 @@ class Kept:
                     self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             with self._changed:
-                self._process = process
+                self._process, self._runs = process, True
                 self.starts += 1
                 self.started_at = time.monotonic()
                 self._changed.notify_all()
             status = process.wait()
+            with self._changed:
+                self._runs = False
+                self._changed.notify_all()
             if not self._policy.wants(status) and not self._stopping.is_set():
                 with self._changed:
                     self.over = f"it ended with {status}, which is no reason for its unit to"

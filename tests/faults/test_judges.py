@@ -165,6 +165,12 @@ def test_what_was_killed_is_started_again_by_its_policy(tmp_path: Path) -> None:
         assert it.starts == 2
 
 
+def test_who_is_dead_already_is_not_killed(tmp_path: Path) -> None:
+    script = "import signal; signal.pause()"
+    with kept(tmp_path, script, Policy("on-failure", 3600.0)) as it:
+        assert (it.kill(), it.kill()) == (2, None)
+
+
 def test_what_ended_for_good_is_not(tmp_path: Path) -> None:
     policy, blamed = policy_of("memkv-node@.service"), pytest.raises(AssertionError, match="with 5")
     with kept(tmp_path, f"raise SystemExit({EXIT_DISMISSED})", policy) as it, blamed:

@@ -107,7 +107,7 @@ TEST_F(NixlPluginTest, TheTableSaysWhoItIs) {
   EXPECT_STREQ(table_->get_plugin_version(), MEMKV_VERSION);
   EXPECT_EQ(table_->get_backend_mems(), (std::vector{MemoryKind::dram, MemoryKind::object}));
   const abi::Parameters options = table_->get_backend_options();
-  EXPECT_EQ(options.size(), 9u);
+  EXPECT_EQ(options.size(), 13u);
   EXPECT_EQ(options.at("namespace"), "default");
 }
 

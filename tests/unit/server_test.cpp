@@ -118,8 +118,9 @@ TEST_F(ServerTest, ItsStoreGoesByTheRulesOfTheMapThatItHolds) {
     out.u32(6);
     out.u32(60);
     out.u64(quota);
-    out.u8(1);
-    out.zeros(3);
+    out.u8(1);  // admission
+    out.u8(1);  // copies
+    out.zeros(2);
     return made;
   };
   server_->take_map(file(7, 300, 7));

@@ -208,7 +208,9 @@ def test_every_kind_of_event_is_on_the_page(repo: Path) -> None:
     listed = set(re.findall(r"`([a-z_]+)`", page.split("## Events")[1].split("## How")[0]))
     told: set[str] = set()
     for path in (repo / "memkv_nixl/control").glob("*.py"):
-        told |= set(re.findall(r'(?:tell|Happened)\(\s*"([a-z_]+)"', path.read_text("utf-8")))
+        told |= set(
+            re.findall(r'(?:tell|Happened|_settled)\(\s*"([a-z_]+)"', path.read_text("utf-8"))
+        )
     assert listed == told
 
 
