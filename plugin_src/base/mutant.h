@@ -17,6 +17,9 @@ enum class Mutant : unsigned char {
   publish_early,        // a block is visible before the writer's CRCs were compared
   ignore_generation,    // what an earlier life of a segment left behind is believed
   commit_held,          // a copy is visible before its source said that it still has the block
+  drop_newest_only,     // a drop goes to the places of the map in force, and to no others
+  believe_history,      // a drop takes the maps that the client saw for all that there were
+  ignore_rules,         // a drop generation that a map ends goes on
 };
 
 #if defined(MEMKV_TESTING)

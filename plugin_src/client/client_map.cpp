@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/mutant.h"
 #include "wire/wire.h"
 
 namespace memkv {
@@ -86,6 +87,7 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
         .id = node_id_of(record.address), .weight = record.weight, .domain = record.domain};
     if (record.draining) draining_.push_back(static_cast<std::uint32_t>(index));
   }
+  if (epoch_ <= kStaticEpoch || epoch != epoch_ + 1) missed_ns_ = now_ns;
   epoch_ = epoch;
   // All are drained, or nobody sees them: the former places are as good as any.
   if (that_matters(map.nodes).empty()) return true;
@@ -94,10 +96,16 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
     maps_.front().published = true;
     return true;
   }
+  put_in_force(std::move(map), now_ns);
+  return true;
+}
+
+void ClientMap::put_in_force(Map map, std::uint64_t now_ns) {
   maps_.front().replaced_ns = now_ns;
   maps_.push_front(std::move(map));
-  if (maps_.size() > kOldMapsMax + 1) maps_.pop_back();
-  return true;
+  if (maps_.size() <= kOldMapsMax + 1) return;
+  missed_ns_ = std::max(missed_ns_, maps_.back().replaced_ns);
+  maps_.pop_back();
 }
 
 std::optional<ClientMap::Place> ClientMap::place(const Fingerprint& group) const {
@@ -142,12 +150,19 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
   };
   for (const Map& map : maps_) {
     const bool old = &map != &maps_.front();
+    if (old && mutant(Mutant::drop_newest_only)) return places;
     if (old && now_ns - map.replaced_ns >= kOldMapMs * kNsPerMs) break;
     if (const auto first = memkv::place(group, map.nodes)) add(*first);
     if (!map.published) continue;  // what the client was given: nobody made copies by that
     if (const auto copy = place_copy(group, map.nodes)) add(*copy);
   }
   for (const std::uint32_t node : draining_) add(node);
+  const bool knows = epoch_ <= kStaticEpoch || now_ns - missed_ns_ >= kOldMapMs * kNsPerMs;
+  if (knows || mutant(Mutant::believe_history)) return places;
+  const std::vector<PlacementNode>& all = maps_.front().nodes;
+  for (std::size_t node = 0; node < all.size(); ++node) {
+    if (all[node].id != 0) add(node);
+  }
   return places;
 }
 

@@ -56,7 +56,9 @@ class ClientMap {
                                                  std::uint64_t now_ns) const;
 
   // Every node that may have a block of the group, each once: the first and second places by all
-  // maps that are kept, and the nodes that drain. Without a published map the one place.
+  // maps that are kept, and the nodes that drain. Whoever began less than kOldMapMs ago, or missed
+  // a map since (or more came than are kept), does not know where others put blocks: then all nodes
+  // of the map in force, too. Without a published map the one place.
   [[nodiscard]] std::vector<std::uint32_t> every_place(const Fingerprint& group,
                                                        std::uint64_t now_ns) const;
 
@@ -75,8 +77,10 @@ class ClientMap {
     std::uint64_t replaced_ns = 0;     // of an old one
   };
   [[nodiscard]] std::size_t index_of(const std::string& address);
+  void put_in_force(Map map, std::uint64_t now_ns);
 
   std::uint32_t epoch_ = 0;
+  std::uint64_t missed_ns_ = 0;  // when a map was in force last that is not, or no more, known here
   std::vector<Node> nodes_;
   std::deque<Map> maps_;                 // the newest first
   std::vector<std::uint32_t> draining_;  // nodes, by the map in force

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/limits.h"
+#include "base/mutant.h"
 #include "wire/wire.h"
 
 namespace memkv {
@@ -111,6 +112,7 @@ struct FileHeader {
   const auto id = in.raw(rule.id.size());
   std::ranges::copy(id, rule.id.begin());
   rule.drop_generation = in.u32();
+  if (mutant(Mutant::ignore_rules)) rule.drop_generation = 0;
   rule.ttl_s = in.u32();
   rule.quota_bytes = share_of(in.u64(), mine);
   rule.admission = static_cast<Admission>(in.u8());

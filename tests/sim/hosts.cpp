@@ -76,16 +76,24 @@ void NodeHost::opened(Result<std::unique_ptr<Store>> store) {
     return;
   }
   server_ = std::move(*server);
-  if (!map_.map.empty()) server_->take_map(map_);
+  if (!map_.map.empty()) take_map();
   later([this] { events_.started(); });
 }
 
-void NodeHost::hand_map(MapFile file) {
+void NodeHost::hand_map(std::uint32_t epoch, MapFile file) {
+  if (epoch <= epoch_) return;
+  epoch_ = epoch;
   map_ = std::move(file);
-  if (!running()) return;
+  if (!server_) return events_.holds(epoch_);  // it will, before it answers anybody
+  if (stopping_) return;
   process_->executor().post([this, life = life_] {
-    if (life == life_ && server_) server_->take_map(map_);
+    if (life == life_ && server_) take_map();
   });
+}
+
+void NodeHost::take_map() {
+  server_->take_map(map_);
+  events_.holds(epoch_);
 }
 
 void NodeHost::crash() {
@@ -128,15 +136,14 @@ std::uint64_t NodeHost::stat(const std::string& name) const {
   return number;
 }
 
-ClientHost::ClientHost(World& world, unsigned number, unsigned tenant)
-    : world_(world), name_("client" + std::to_string(number)), tenant_(tenant) {}
+ClientHost::ClientHost(World& world, unsigned number, unsigned tenant, unsigned seeds)
+    : world_(world), name_("client" + std::to_string(number)), tenant_(tenant), seeds_(seeds) {}
 
 void ClientHost::boot() {
   process_ = world_.spawn(name_);
   random_ = std::make_unique<SeededRandom>(world_.random().next());
   ClientOptions options;
-  for (unsigned i = 0; i < kNodes; ++i)
-    options.nodes.push_back("node" + std::to_string(i) + ":9900");
+  for (unsigned i = 0; i < seeds_; ++i) options.nodes.push_back(address_of(i));
   options.token = token_of(tenant_);
   options.name = name_;
   auto client =

@@ -24,14 +24,16 @@ class NodeHost {
     std::function<void()> started;                  // listens; it may have come back
     std::function<void(const Status&)> refused;     // the store could not be opened
     std::function<void(const std::string&)> wrong;  // what must never happen
+    // It answers nobody by an older map any more; from a task of anybody's.
+    std::function<void(std::uint32_t epoch)> holds;
   };
 
   NodeHost(World& world, const Plan& plan, unsigned number, Events events);
   ~NodeHost() { crash(); }
 
   void boot(bool format);
-  // The body of a MAP_REPLY, which it holds from now on, and after each boot.
-  void hand_map(MapFile file);
+  // A map file, which it reads now, and at each boot. Older ones than it has are left.
+  void hand_map(std::uint32_t epoch, MapFile file);
   void crash();  // nothing happens when it is down
   // Stops server and store as SIGTERM does, then takes the process down and calls `stopped`; a
   // crash forgets it.
@@ -48,6 +50,7 @@ class NodeHost {
   [[nodiscard]] std::uint64_t stat(const std::string& name) const;
 
  private:
+  void take_map();
   void opened(Result<std::unique_ptr<Store>> store);
   // Runs on the script, unless the process it speaks of is gone by then.
   void later(std::function<void()> what);
@@ -58,6 +61,7 @@ class NodeHost {
   Events events_;
   Disk disk_;
   MapFile map_;
+  std::uint32_t epoch_ = 0;  // of that map
   std::uint64_t life_ = 0;
   bool stopping_ = false;
   std::unique_ptr<Process> process_;
@@ -70,7 +74,8 @@ class NodeHost {
 
 class ClientHost {
  public:
-  ClientHost(World& world, unsigned number, unsigned tenant);
+  // It is given the first `seeds` nodes.
+  ClientHost(World& world, unsigned number, unsigned tenant, unsigned seeds);
   ~ClientHost() { crash(); }
 
   void boot();
@@ -87,6 +92,7 @@ class ClientHost {
   World& world_;
   std::string name_;
   unsigned tenant_;
+  unsigned seeds_;
   std::unique_ptr<Process> process_;
   std::unique_ptr<Random> random_;
   std::unique_ptr<Client> client_;

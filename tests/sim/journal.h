@@ -39,8 +39,10 @@ struct Totals {
   std::uint64_t gets = 0, get_ok = 0, get_known = 0, bytes_checked = 0, matches = 0, matched = 0;
   std::uint64_t drops = 0, dropped = 0, cancelled = 0, abandoned = 0, timeouts = 0, unreachable = 0;
   std::uint64_t hits_flash = 0, corrupt = 0, foreign = 0, evicted = 0, rewritten = 0, recovered = 0;
-  std::uint64_t reformats = 0, kept_over_stop = 0, maps = 0, copied = 0, settled = 0,
+  std::uint64_t reformats = 0, kept_over_stop = 0, maps = 0, copied = 0, settled = 0, drained = 0,
                 found_older = 0;
+  std::uint64_t dropped_moving = 0, put_denied = 0, generations_over = 0, expired = 0;
+  std::uint64_t quota_evicted = 0, quotas_held = 0, not_admitted = 0;
   Fired fired;
 };
 

@@ -24,9 +24,9 @@ constexpr std::uint64_t kFloorsFrom = 100;    // schedules; fewer prove nothing 
 constexpr std::uint64_t kReplayEvery = 20;    // schedules; one in so many is run twice
 constexpr std::uint64_t kMutantWithin = 300;  // schedules
 
-constexpr std::array<const char*, 6> kMutants = {"skip_key_compare",  "skip_tenant_compare",
-                                                 "skip_crc_on_read",  "publish_early",
-                                                 "ignore_generation", "commit_held"};
+constexpr std::array<const char*, 8> kMutants = {
+    "skip_key_compare",  "skip_tenant_compare", "skip_crc_on_read", "publish_early",
+    "ignore_generation", "commit_held",         "drop_newest_only", "ignore_rules"};
 
 struct Arguments {
   std::uint64_t schedules = 20;
@@ -132,6 +132,14 @@ std::vector<std::string> missed_floors(const Totals& totals) {
   floor("new maps", totals.maps, n);
   floor("second copies", totals.copied, n);
   floor("second copies that a rule wants", totals.settled, n / 4);
+  floor("blocks moved off a draining node", totals.drained, n / 4);
+  floor("drops that count while maps change", totals.dropped_moving, n / 2);
+  floor("drop generations that ended everywhere", totals.generations_over, n / 4);
+  floor("puts denied, their generation being over", totals.put_denied, n);
+  floor("blocks that outlived their TTL", totals.expired, n / 2);
+  floor("blocks that paid a quota", totals.quota_evicted, n);
+  floor("quotas that were held to", totals.quotas_held, n);
+  floor("puts that were not admitted", totals.not_admitted, n / 4);
   floor("blocks found at a former place", totals.found_older, n / 4);
   for (const Floor& fault : kFaultFloors) {
     const auto fired = totals.fired.find(fault.name);
@@ -178,7 +186,15 @@ std::vector<std::pair<const char*, std::uint64_t>> rows(const Totals& t) {
           {"maps", t.maps},
           {"copied", t.copied},
           {"settled", t.settled},
-          {"found_older", t.found_older}};
+          {"drained", t.drained},
+          {"found_older", t.found_older},
+          {"dropped_moving", t.dropped_moving},
+          {"put_denied", t.put_denied},
+          {"generations_over", t.generations_over},
+          {"expired", t.expired},
+          {"quota_evicted", t.quota_evicted},
+          {"quotas_held", t.quotas_held},
+          {"not_admitted", t.not_admitted}};
 }
 
 void print_summary(const Arguments& arguments, const Totals& totals, double seconds,

@@ -41,7 +41,7 @@ Value& Oracle::value_for(const Identity& id, bool fresh, std::uint32_t length) {
   auto value = std::make_unique<Value>();
   value->number = next_value_++;
   value->id = id;
-  value->bytes = bytes_of(seed_, value->number, length);
+  value->bytes = bytes_of(plan_.seed, value->number, length);
   history.values.push_back(std::move(value));
   return *history.values.back();
 }
@@ -53,7 +53,7 @@ std::uint32_t Oracle::likely_length(const Identity& id) const {
 }
 
 std::uint64_t Oracle::begin_put(Value& value) {
-  ++now_;
+  tick();
   if (value.first_begin == 0) value.first_begin = now_;
   ++value.open;
   ++value.puts;
@@ -61,11 +61,15 @@ std::uint64_t Oracle::begin_put(Value& value) {
 }
 
 Finding Oracle::end_put(Value& value, std::uint64_t began, Code code) {
-  value.last_end = ++now_;
+  value.last_end = tick();
   --value.open;
   History& history = histories_[value.id];
   if (code == Code::ok) history.puts.push_back({began, now_, value.number, code});
-  if (collides_ || (code != Code::exists && code != Code::conflict)) return {};
+  if ((code == Code::ok || code == Code::exists) && is_over(value.id, began)) {
+    return "put of " + to_string(value.id) + " says " + std::string(code_name(code)) +
+           ", but its drop generation was over before it began";
+  }
+  if (plan_.collides() || (code != Code::exists && code != Code::conflict)) return {};
   const bool same = code == Code::exists;
   const bool possible = std::ranges::any_of(history.values, [&](const auto& other) {
     return other->puts > (other.get() == &value ? 1u : 0u) &&
@@ -76,11 +80,11 @@ Finding Oracle::end_put(Value& value, std::uint64_t began, Code code) {
          (same ? "value of this length" : "value of another length") + " was ever put there";
 }
 
-void Oracle::end_drop(const Identity& id, std::uint64_t began, Code code) {
-  ++now_;
+void Oracle::end_drop(const Identity& id, std::uint64_t began, Code code, bool everywhere) {
+  tick();
   if (code != Code::ok && code != Code::not_found) return;
   History& history = histories_[id];
-  history.drops.push_back({began, now_, 0, code});
+  history.drops.push_back({began, now_, 0, code, everywhere});
   history.dropped = true;
 }
 
@@ -92,7 +96,7 @@ const Oracle::History* Oracle::history_of(const Identity& id) const {
 unsigned Oracle::node_of(const Identity& id) const {
   std::array<PlacementNode, kNodes> nodes;
   for (unsigned i = 0; i < kNodes; ++i) {
-    nodes[i] = {node_id_of("node" + std::to_string(i) + ":9900"), 100};
+    nodes[i] = {node_id_of(address_of(i)), 100};
   }
   const Namespace space = space_of(id.space);
   const auto group = group_fingerprint(space.id, key_bytes(id.key));
@@ -101,24 +105,49 @@ unsigned Oracle::node_of(const Identity& id) const {
 
 bool Oracle::restarted_since(const Identity& id, std::uint64_t then) const {
   for (unsigned node = 0; node < kNodes; ++node) {
-    if (!copies_ && node != node_of(id)) continue;
+    if (!plan_.published() && node != node_of(id)) continue;
     const auto& starts = starts_[node];
     if (!starts.empty() && starts.back() > then) return true;
   }
   return false;
 }
 
+std::uint64_t Oracle::tick() {
+  when_ns_.push_back(clock_.now_ns());
+  return ++now_;
+}
+
+void Oracle::end_generation(unsigned tenant, unsigned space) {
+  over_.try_emplace({tenant, space}, tick());
+}
+
+bool Oracle::is_over(const Identity& id, std::uint64_t began) const {
+  const auto since = over_.find({id.tenant, id.space});
+  return since != over_.end() && since->second < began;
+}
+
+// A node counts whole seconds.
+bool Oracle::outlived(const Value& value, std::uint64_t began) const {
+  if (plan_.ttl_s == 0 || plan_.copies || value.id.space == 2) return false;
+  const std::uint64_t most_ns = (plan_.ttl_s + std::uint64_t{1}) * 1000 * kNsPerMs;
+  return when_ns_.at(began) > when_ns_.at(value.last_end) + most_ns;
+}
+
 Finding Oracle::why_dead(const History& history, const Value& value, std::uint64_t began) const {
-  if (value.open > 0 || moves_) return {};
+  if (is_over(value.id, began)) return "their drop generation was over before the get began";
+  if (value.open > 0) return {};
+  if (outlived(value, began)) {
+    return "value " + std::to_string(value.number) + " had outlived its TTL when the get began";
+  }
   for (const Acknowledged& drop : history.drops) {
-    if (drop.began < value.last_end || drop.ended > began) continue;
+    if (!drop.everywhere || drop.began < value.last_end || drop.ended > began) continue;
     const bool restarted = restarted_since(value.id, drop.began);
     if (restarted && (drop.code == Code::not_found || disk_lied_)) continue;
     return "value " + std::to_string(value.number) + " was dropped (" +
            std::string(code_name(drop.code)) + ") before the get began";
   }
   for (const Acknowledged& put : history.puts) {
-    if (copies_) break;
+    if (plan_.published()) break;
     if (put.value == value.number || put.began < value.last_end || put.ended > began) continue;
     if (restarted_since(value.id, put.began)) continue;
     return "value " + std::to_string(value.number) + " was replaced by value " +
@@ -180,8 +209,11 @@ Finding Oracle::explain(const Identity& id, std::span<const std::byte> bytes,
   return "these bytes were never put there";
 }
 
-Finding Oracle::check_match(const Identity& id, std::uint32_t length) const {
-  if (collides_) return {};
+Finding Oracle::check_match(const Identity& id, std::uint32_t length, std::uint64_t began) const {
+  if (is_over(id, began)) {
+    return "match of " + to_string(id) + " finds a block, but its drop generation was over before";
+  }
+  if (plan_.collides()) return {};
   const History* history = history_of(id);
   const bool possible =
       history != nullptr && std::ranges::any_of(history->values, [&](const auto& value) {

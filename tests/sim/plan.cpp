@@ -90,8 +90,10 @@ Plan draw_plan(std::uint64_t seed, std::uint64_t number) {
   plan.chaos_requests = random.below(6) == 0 ? 0 : 8u << random.below(4);
   if (random.below(5) == 0) crowd(plan, random);
   if (random.below(6) == 0) draw_bad_pages(plan, random);
-  plan.moves = number % 4 == 3;
-  plan.copies = number % 4 == 1;
+  plan.moves = number % 4 >= 2;
+  plan.copies = number % 2 == 1;
+  if (plan.published() && random.below(2) == 0)
+    plan.ttl_s = static_cast<std::uint32_t>(1 + random.below(2));
   return plan;
 }
 
@@ -102,6 +104,10 @@ std::vector<std::byte> key_bytes(unsigned number) {
   key[0] = static_cast<std::byte>('A' + number % 128);
   if (length > 1) key[length - 1] = static_cast<std::byte>(number / 128);
   return key;
+}
+
+std::string address_of(unsigned node) {
+  return "node" + std::to_string(node) + ":9900";
 }
 
 Namespace space_of(unsigned number) {

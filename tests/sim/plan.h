@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/identity.h"
@@ -9,11 +10,10 @@
 
 namespace memkv::sim {
 
-inline constexpr unsigned kNodes = 2;
+inline constexpr unsigned kNodes = 3;
 inline constexpr unsigned kTenants = 2;
-inline constexpr unsigned kSpaces = 3;  // of them, two differ in nothing but the drop generation
-inline constexpr unsigned kTwofold =
-    2;  // the space that a rule wants on both, where blocks have copies
+inline constexpr unsigned kSpaces = 3;   // of them, two differ in nothing but the drop generation
+inline constexpr unsigned kTwofold = 2;  // the space that a rule wants on two nodes, if any
 inline constexpr unsigned kKeys = 14;
 
 struct Plan {
@@ -34,10 +34,13 @@ struct Plan {
   std::uint64_t think_us = 0;   // between two requests of a lane, at most
   unsigned keys = 0;            // of kKeys, that are used
   unsigned drops = 0;           // of a hundred requests
-  bool moves = false;           // the map changes all the time; what was dropped may come back then
-  bool copies = false;          // blocks get a second copy on the other node
+  bool moves = false;           // nodes come, go, drain, and have other shares all the time
+  bool copies = false;          // movers copy blocks to a second node, and drain nodes
+  std::uint32_t ttl_s = 0;      // of namespace 7; 0: none
   unsigned chaos_requests = 0;  // between two crashes or partitions, on average; 0: none
 
+  // There is a map, and with it there are rules.
+  [[nodiscard]] bool published() const { return moves || copies; }
   // Fingerprints this narrow collide, so a node may take one key for another where that only costs
   // a hit.
   [[nodiscard]] bool collides() const { return fingerprint_bits < 64; }
@@ -48,6 +51,7 @@ struct Plan {
 
 // The bytes of key `number` (< kKeys, or more: those of the last phase): of 1 to 512 bytes.
 [[nodiscard]] std::vector<std::byte> key_bytes(unsigned number);
+[[nodiscard]] std::string address_of(unsigned node);
 [[nodiscard]] Namespace space_of(unsigned number);
 [[nodiscard]] std::vector<std::byte> token_of(unsigned tenant);
 [[nodiscard]] constexpr std::uint64_t tenant_of(unsigned tenant) {

@@ -12,6 +12,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "sim/hosts.h"
+#include "sim/maps.h"
 #include "sim/mover.h"
 #include "sim/traffic.h"
 #include "wire/wire.h"
@@ -21,6 +22,14 @@ namespace {
 
 constexpr std::uint64_t kCopiesMs = 60'000;  // until every copy is made, after the faults
 constexpr unsigned kLastKeys = 5;            // new blocks of each client after the faults
+
+// Bytes of all blocks, and of those in namespace 8.
+void add_up(const Listing& listing, std::array<std::uint64_t, 2>& bytes) {
+  for (const ListedBlock& block : listing.blocks) {
+    bytes[0] += block.length;
+    if (block.space.id == space_of(2).id) bytes[1] += block.length;
+  }
+}
 
 class Schedule {
  public:
@@ -39,7 +48,8 @@ class Schedule {
   void part(const std::string& a, const std::string& b);
   void disk_outage();
   void new_map();
-  [[nodiscard]] std::vector<std::byte> new_rules();
+  void hand_maps(const MapFile& file, std::uint64_t most_ns);
+  void node_holds(unsigned node, std::uint32_t epoch);
   void start_movers();
   void crash_mover(unsigned number);
   void crash_movers();
@@ -53,6 +63,7 @@ class Schedule {
   void live();
   void heal();
   void rest();
+  void look_at_quotas(unsigned number, unsigned tenant);
   void stop_and_start();
   void end();
 
@@ -60,6 +71,8 @@ class Schedule {
   void need(const std::function<bool()>& done, std::uint64_t ms, const std::string& what);
   [[nodiscard]] bool failed() const { return !traffic_.finding().empty(); }
   [[nodiscard]] bool all_running() const;
+  [[nodiscard]] bool all_connected() const;
+  [[nodiscard]] std::uint64_t evicted_blocks() const;
   [[nodiscard]] Code insist(const std::function<std::shared_ptr<Operation>()>& ask,
                             std::initializer_list<Code> final);
   [[nodiscard]] Code get_last(ClientHost& client, const Identity& id);
@@ -72,13 +85,14 @@ class Schedule {
   Journal journal_;
   Oracle oracle_;
   Traffic traffic_;
+  Maps maps_;
   std::vector<std::unique_ptr<NodeHost>> nodes_;
   std::vector<std::unique_ptr<ClientHost>> clients_;
   std::vector<std::unique_ptr<Mover>> movers_;
   std::set<std::pair<std::string, std::string>> apart_;
-  std::uint32_t epoch_ = kStaticEpoch;
-  bool crash_after_drop_ = false;  // of the node that acknowledges the next
-  bool calm_ = false;              // the faults are over
+  std::set<std::pair<unsigned, unsigned>> over_;  // tenants and spaces whose generation is over
+  bool crash_after_drop_ = false;                 // of the node that acknowledges the next
+  bool calm_ = false;                             // the faults are over
   bool disk_lied_ = false;
   std::vector<std::pair<unsigned, Identity>> served_;  // client and block of the last phase
 };
@@ -88,8 +102,9 @@ Schedule::Schedule(const Plan& plan, bool verbose, Totals& totals)
       totals_(totals),
       world_(World::create(plan.seed, plan.faults)),
       journal_(world_->clock(), verbose),
-      oracle_(plan.seed, plan.collides(), plan.moves, plan.copies),
-      traffic_(*world_, plan_, oracle_, journal_, totals) {
+      oracle_(plan_, world_->clock()),
+      traffic_(*world_, plan_, oracle_, journal_, totals),
+      maps_(plan_, world_->random()) {
   world_->observe([this](const std::string& sentence) { hear(sentence); });
   set_log_sink(
       [this](LogLevel, std::string_view line) { journal_.add("log: " + std::string(line)); });
@@ -110,55 +125,33 @@ void Schedule::need(const std::function<bool()>& done, std::uint64_t ms, const s
 
 // ---- hosts
 
-// Quotas of both tenants, tight ones too; and where blocks have copies, a namespace of each that
-// wants two.
-std::vector<std::byte> Schedule::new_rules() {
-  Random& random = world_->random();
-  const unsigned spaces = plan_.copies ? kTenants : 0;
-  std::vector<std::byte> body(12 + 44 * spaces + 16 * kTenants);
-  ByteWriter writer(body);
-  writer.u32(epoch_);
-  writer.u32(spaces);
-  writer.u32(kTenants);
-  for (unsigned tenant = 0; tenant < spaces; ++tenant) {
-    writer.u64(tenant_of(tenant));
-    writer.raw(space_of(kTwofold).id);
-    writer.u32(space_of(kTwofold).generation);
-    writer.zeros(12);  // no TTL, no quota
-    writer.u8(static_cast<std::uint8_t>(Admission::all));
-    writer.u8(kCopiesMax);
-    writer.zeros(2);
-  }
-  for (unsigned tenant = 0; tenant < kTenants; ++tenant) {
-    writer.u64(tenant_of(tenant));
-    writer.u64(random.below(3) == 0
-                   ? 0
-                   : kNodes * (plan_.block_bytes_max + random.below(plan_.disk_bytes)));
-  }
-  return body;
+// Some nodes hear of it later than others.
+void Schedule::new_map() {
+  hand_maps(maps_.next(), 20 * kNsPerMs);
 }
 
-// Other weights; now and then a node has none, or is not named.
-void Schedule::new_map() {
-  static constexpr std::array<std::uint32_t, 4> kWeights = {0, 50, 100, 300};
-  Random& random = world_->random();
-  std::vector<std::byte> body(kBodyBytesMax);
-  wire::MapReplyWriter writer(body, wire::MapHead{.epoch = ++epoch_});
-  const std::uint64_t left_out = random.below(4 * kNodes);
-  for (unsigned i = 0; i < kNodes; ++i) {
-    if (i == left_out) continue;
-    const std::string address = nodes_[i]->address();
-    const std::uint32_t weight = kWeights.at(random.below(kWeights.size()));
-    (void)writer.add({.node = node_id_of(address), .weight = weight, .address = address});
-  }
-  body.resize(writer.body().size());
-  MapFile file(std::move(body));
-  file.rules = new_rules();
-  journal_.add("a map of epoch " + std::to_string(epoch_));
+void Schedule::hand_maps(const MapFile& file, std::uint64_t most_ns) {
+  journal_.add(maps_.sentence());
   ++totals_.maps;
   for (const auto& node : nodes_) {
-    // Some hear of it later than others.
-    world_->after(random.below(20 * kNsPerMs), [&node, file] { node->hand_map(file); });
+    const std::uint64_t after_ns = most_ns == 0 ? 0 : world_->random().below(most_ns);
+    const auto hand = [&node, file, epoch = maps_.epoch()] { node->hand_map(epoch, file); };
+    if (after_ns == 0) {
+      hand();
+    } else {
+      world_->after(after_ns, hand);
+    }
+  }
+}
+
+void Schedule::node_holds(unsigned node, std::uint32_t epoch) {
+  maps_.node_holds(node, epoch);
+  for (unsigned tenant = 0; tenant < kTenants; ++tenant) {
+    for (unsigned space = 0; space < kSpaces; ++space) {
+      if (!maps_.is_over(tenant, space)) continue;
+      if (over_.insert({tenant, space}).second) ++totals_.generations_over;
+      oracle_.end_generation(tenant, space);
+    }
   }
 }
 
@@ -166,18 +159,8 @@ void Schedule::count_client(ClientHost& client) {
   if (!client.down()) totals_.found_older += client.client().stats().found_older;
 }
 
-// All nodes have their share from the beginning, and someone who copies their blocks.
+// For each node and tenant someone who copies and drains.
 void Schedule::start_movers() {
-  std::vector<std::byte> body(kBodyBytesMax);
-  wire::MapReplyWriter writer(body, wire::MapHead{.epoch = ++epoch_});
-  for (const auto& node : nodes_) {
-    const std::string address = node->address();
-    (void)writer.add({.node = node_id_of(address), .weight = 100, .address = address});
-  }
-  body.resize(writer.body().size());
-  MapFile file(std::move(body));
-  file.rules = new_rules();
-  for (const auto& node : nodes_) node->hand_map(file);
   for (unsigned i = 0; i < kNodes * kTenants; ++i) {
     movers_.push_back(std::make_unique<Mover>(*world_, i % kNodes, i / kNodes));
     movers_.back()->boot();
@@ -196,13 +179,16 @@ void Schedule::make_hosts() {
     NodeHost::Events events;
     events.started = [this, i] { journal_.add("node" + std::to_string(i) + " runs"); };
     events.refused = [this, i](const Status& why) { node_refused(i, why); };
+    events.holds = [this, i](std::uint32_t epoch) { node_holds(i, epoch); };
     events.wrong = [this](const std::string& what) { traffic_.found(what); };
     nodes_.push_back(std::make_unique<NodeHost>(*world_, plan_, i, std::move(events)));
     boot_node(i);
   }
+  if (plan_.published()) hand_maps(maps_.first(), 0);
   if (plan_.copies) start_movers();
+  const unsigned seeds = plan_.moves ? kNodes - 1 : kNodes;
   for (unsigned i = 0; i < plan_.clients; ++i) {
-    clients_.push_back(std::make_unique<ClientHost>(*world_, i, i % kTenants));
+    clients_.push_back(std::make_unique<ClientHost>(*world_, i, i % kTenants, seeds));
     clients_.back()->boot();
     traffic_.start(*clients_.back());
   }
@@ -231,12 +217,21 @@ void Schedule::node_refused(unsigned number, const Status& why) {
 void Schedule::count_node(unsigned number) {
   if (nodes_[number]->store() == nullptr) return;
   const StoreStats stats = nodes_[number]->store()->stats();
+  journal_.add(nodes_[number]->name() + " had " + std::to_string(stats.blocks) +
+               " blocks, recovered " + std::to_string(stats.recovered_blocks) + ", evicted " +
+               std::to_string(stats.evicted_blocks) + " and by quota " +
+               std::to_string(stats.quota_evicted_blocks) + ", lost " +
+               std::to_string(stats.lost_blocks) + ", corrupt " + std::to_string(stats.corrupt) +
+               ", foreign " + std::to_string(stats.foreign));
   totals_.hits_flash += stats.hits_flash;
   totals_.corrupt += stats.corrupt;
   totals_.foreign += stats.foreign;
   totals_.evicted += stats.evicted_blocks;
   totals_.rewritten += stats.rewritten_blocks;
   totals_.recovered += stats.recovered_blocks;
+  totals_.expired += stats.expired_blocks;
+  totals_.quota_evicted += stats.quota_evicted_blocks;
+  totals_.not_admitted += stats.puts_not_admitted;
 }
 
 void Schedule::crash_node(unsigned number) {
@@ -292,8 +287,8 @@ void Schedule::chaos_sometimes() {
 void Schedule::chaos() {
   if (calm_ || failed()) return;
   Random& random = world_->random();
-  if (plan_.moves && random.below(2) == 0) return new_map();
-  if (plan_.copies && random.below(3) == 0) {
+  if (plan_.published() && random.below(plan_.moves ? 2 : 6) == 0) return new_map();
+  if (plan_.copies && random.below(plan_.moves ? 6 : 3) == 0) {
     return crash_mover(static_cast<unsigned>(random.below(movers_.size())));
   }
   const auto node = static_cast<unsigned>(random.below(kNodes));
@@ -346,11 +341,26 @@ bool Schedule::all_running() const {
          std::ranges::none_of(clients_, [](const auto& client) { return client->down(); });
 }
 
+bool Schedule::all_connected() const {
+  return std::ranges::all_of(clients_, [](const auto& client) {
+    return std::ranges::all_of(client->client().health(), &NodeHealth::connected);
+  });
+}
+
+std::uint64_t Schedule::evicted_blocks() const {
+  std::uint64_t sum = 0;
+  for (const auto& node : nodes_) {
+    if (node->store() != nullptr) sum += node->store()->stats().evicted_blocks;
+  }
+  return sum;
+}
+
 // ---- the phases
 
 void Schedule::live() {
   make_hosts();
-  traffic_.observe([this] { chaos_sometimes(); }, [this](const Identity& id) { after_drop(id); });
+  traffic_.observe([this] { chaos_sometimes(); }, [this](const Identity& id) { after_drop(id); },
+                   [this](std::uint32_t epoch) { return !plan_.moves || maps_.knows_all(epoch); });
   need([this] { return traffic_.done(); }, 3'600'000, "the requests do not come to an end");
 }
 
@@ -406,6 +416,7 @@ void Schedule::heal() {
   for (const auto& [a, b] : apart_) world_->partition(a, b, false);
   apart_.clear();
   crash_movers();
+  if (plan_.published()) hand_maps(maps_.last(), 0);
   need([this] { return all_running(); }, kStopMs, "a node does not come back");
   for (unsigned i = 0; i < plan_.clients && !failed(); ++i) {
     for (unsigned k = 0; k < kLastKeys && !failed(); ++k) {
@@ -436,6 +447,7 @@ void Schedule::settle_copies() {
   for (const auto& mover : movers_) {
     totals_.copied += mover->copied();
     totals_.settled += mover->settled();
+    totals_.drained += mover->drained();
   }
 }
 
@@ -462,17 +474,56 @@ void Schedule::rest() {
       traffic_.found(node->name() + " is at rest with " + std::to_string(number) + " " + name);
     }
   }
+  for (unsigned i = 0; plan_.published() && i < kNodes * kTenants; ++i) {
+    look_at_quotas(i % kNodes, i / kNodes);
+  }
+}
+
+// All blocks of a tenant on a node, by what LIST says. Whoever lists beyond the cursor's end is
+// done; nothing comes or goes meanwhile.
+void Schedule::look_at_quotas(unsigned number, unsigned tenant) {
+  std::array<std::uint64_t, 2> bytes{};  // of all, and in namespace 8
+  Wish wish{.tenant = tenant_of(tenant), .cursor = 0, .count = 1000};
+  do {
+    bool listed = false;
+    nodes_[number]->store()->list(wish, [&](const Result<Listing>& listing) {
+      listed = true;
+      wish.cursor = 0;
+      if (!listing) return;
+      wish.cursor = listing->next;
+      add_up(*listing, bytes);
+    });
+    need([&listed] { return listed; }, 10'000, nodes_[number]->name() + " does not list");
+  } while (wish.cursor != 0 && !failed());
+  const std::array shares = {maps_.tenant_share(tenant, number), maps_.space_share(tenant, number)};
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    if (!shares.at(i)) continue;
+    ++totals_.quotas_held;
+    if (bytes.at(i) <= *shares.at(i)) continue;
+    traffic_.found(nodes_[number]->name() + " is at rest with " + std::to_string(bytes.at(i)) +
+                   " bytes of tenant " + std::to_string(tenant) +
+                   (i == 0 ? "" : " in namespace 8") + ", whose quota there is " +
+                   std::to_string(*shares.at(i)));
+  }
 }
 
 void Schedule::stop_and_start() {
-  std::erase_if(served_, [this](const auto& one) {
-    return failed() || get_last(*clients_[one.first], one.second) != Code::ok;
-  });
+  // A get wakes a node that still has a segment to reclaim: what it evicts then, no stop lost.
+  std::uint64_t evicted = 0;
+  do {
+    evicted = evicted_blocks();
+    std::erase_if(served_, [this](const auto& one) {
+      return failed() || get_last(*clients_[one.first], one.second) != Code::ok;
+    });
+  } while (evicted_blocks() != evicted && !failed());
   for (unsigned i = 0; i < kNodes && !failed(); ++i) {
     stop_node(i);
     need([this, i] { return nodes_[i]->running(); }, kStopMs,
          nodes_[i]->name() + " does not stop and start again");
   }
+  // A block may lie where a former map had it; a miss at its place by the newest is a miss while
+  // that node is not found again.
+  need([this] { return all_connected(); }, kHealMs, "a client does not find a node again");
   if (failed()) return;
   for (const auto& [client, id] : served_) {
     const Code got = get_last(*clients_[client], id);

@@ -25,7 +25,9 @@ bool all_are(std::span<const std::byte> bytes, std::byte wanted) {
 }
 
 // What no answer may be, whatever the world does: the clients break no rule and have valid tokens.
-bool impossible(What what, Code code) {
+// A put is denied when its drop generation is over.
+bool impossible(What what, Code code, bool rules) {
+  if (code == Code::denied && what == What::put && rules) return false;
   if (code == Code::internal || code == Code::denied || code == Code::unsupported) return true;
   return code == Code::invalid && what != What::get;
 }
@@ -210,6 +212,7 @@ void Traffic::submit(const OperationPtr& operation, std::function<void()> then) 
     if (!self) return;
     if (self->over) found(describe(*self) + " is over twice");
     self->over = true;
+    if (everywhere_) self->everywhere = everywhere_(self->client->client().stats().epoch);
     world_.after(0, [this, self, then] {
       settle(self);
       then();
@@ -297,25 +300,14 @@ void Traffic::settle(const OperationPtr& operation) {
   journal_.add("  over: " + describe(*operation));
   for (std::size_t i = 0; i < operation->items.size(); ++i) {
     Item& item = operation->items[i];
-    if (known && impossible(operation->what, item.code)) {
+    if (known && impossible(operation->what, item.code, plan_.published())) {
       found(describe(*operation) + ": this can be no answer");
     }
     if (item.code == Code::timeout) ++totals_.timeouts;
     if (item.code == Code::unreachable) ++totals_.unreachable;
     if (operation->what == What::put) settle_put(item);
-    if (operation->what == What::drop) {
-      ++totals_.drops;
-      oracle_.end_drop(item.id, item.began, item.code);
-      if (item.code == Code::ok) ++totals_.dropped;
-      if (item.code == Code::ok && dropped_) dropped_(item.id);
-    }
-    if (operation->what == What::match && known) {
-      const Match& match = operation->request->matches()[i];
-      const bool there = match.code == Code::ok && match.where != Where::absent;
-      ++totals_.matches;
-      if (there) ++totals_.matched;
-      if (there) found(oracle_.check_match(item.id, match.length));
-    }
+    if (operation->what == What::drop) settle_drop(*operation, item);
+    if (operation->what == What::match && known) settle_match(*operation, i);
   }
   if (operation->what == What::get && known) settle_gets(*operation);
   for (Item& item : operation->items) {
@@ -333,7 +325,26 @@ void Traffic::settle_put(Item& item) {
   if (item.code == Code::exists) ++totals_.put_exists;
   if (item.code == Code::conflict) ++totals_.put_conflict;
   if (item.code == Code::busy) ++totals_.put_busy;
+  if (item.code == Code::denied) ++totals_.put_denied;
   found(oracle_.end_put(*item.value, item.began, item.code));
+}
+
+void Traffic::settle_drop(const Operation& operation, const Item& item) {
+  ++totals_.drops;
+  oracle_.end_drop(item.id, item.began, item.code, operation.everywhere);
+  if (item.code != Code::ok) return;
+  ++totals_.dropped;
+  if (plan_.moves && operation.everywhere) ++totals_.dropped_moving;
+  if (dropped_) dropped_(item.id);
+}
+
+void Traffic::settle_match(const Operation& operation, std::size_t index) {
+  const Match& match = operation.request->matches()[index];
+  const Item& item = operation.items[index];
+  ++totals_.matches;
+  if (match.code != Code::ok || match.where == Where::absent) return;
+  ++totals_.matched;
+  found(oracle_.check_match(item.id, match.length, item.began));
 }
 
 // Ranges of one block in one request must be of one value, so each narrows what the next may be of.

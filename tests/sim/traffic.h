@@ -44,8 +44,9 @@ struct Operation {
   std::vector<Item> items;
   std::unique_ptr<Request> request;  // none once it was abandoned
   std::uint64_t timeout_ms = 0;
-  bool over = false;     // `finished` was called
-  bool settled = false;  // the oracle has heard of it
+  bool over = false;       // `finished` was called
+  bool everywhere = true;  // of a drop: it reached all places, when it was over
+  bool settled = false;    // the oracle has heard of it
   bool crashed = false;
 };
 
@@ -54,7 +55,11 @@ class Traffic {
   Traffic(World& world, const Plan& plan, Oracle& oracle, Journal& journal, Totals& totals);
 
   // Calls `made` before each request of a lane, and `dropped` when a drop was acknowledged.
-  void observe(std::function<void()> made, std::function<void(const Identity&)> dropped) {
+  // `everywhere` tells of a drop by a client with the map of this epoch whether no node can have
+  // the block without the client knowing.
+  void observe(std::function<void()> made, std::function<void(const Identity&)> dropped,
+               std::function<bool(std::uint32_t epoch)> everywhere) {
+    everywhere_ = std::move(everywhere);
     made_ = std::move(made);
     dropped_ = std::move(dropped);
   }
@@ -83,6 +88,8 @@ class Traffic {
   void disturb(const OperationPtr& operation);
   void settle(const OperationPtr& operation);
   void settle_put(Item& item);
+  void settle_drop(const Operation& operation, const Item& item);
+  void settle_match(const Operation& operation, std::size_t index);
   void settle_gets(Operation& operation);
   void retire(const OperationPtr& operation);
   [[nodiscard]] std::string describe(const Operation& operation) const;
@@ -100,6 +107,7 @@ class Traffic {
   Finding finding_;
   std::function<void()> made_;
   std::function<void(const Identity&)> dropped_;
+  std::function<bool(std::uint32_t)> everywhere_;
 };
 
 }  // namespace memkv::sim

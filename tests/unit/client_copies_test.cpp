@@ -186,11 +186,36 @@ TEST_F(ClientCopiesTest, ADropReachesEveryPlaceTwice) {
   open_pool();
   const std::string key = copied_block();
   const std::vector<std::size_t> once{first_of(key), second_of(key)};
+  run_for(kOldMapMs);  // this client knows where the maps of all that time had blocks
   watch_drops();
   EXPECT_EQ(drop(key), Code::ok);
   EXPECT_EQ(drops_, (std::vector{once[0], once[1], once[0], once[1]}));
   EXPECT_FALSE(fake(second_of(key)).blocks.contains(key));
   EXPECT_EQ(drop(key), Code::not_found);
+}
+
+// By a map before this client's first, say.
+TEST_F(ClientCopiesTest, ADropOfWhoJustCameReachesAllNodes) {
+  open_pool();
+  const std::string key = "k";
+  std::size_t other = 0;
+  while (other == first_of(key) || other == second_of(key)) ++other;
+  plant(other, key, pattern(500, 3));
+  EXPECT_EQ(drop(key), Code::ok);
+  EXPECT_FALSE(fake(other).blocks.contains(key));
+}
+
+// Whoever places by a map that this client never saw may have put it anywhere.
+TEST_F(ClientCopiesTest, ADropOfWhoMissedAMapReachesAllNodes) {
+  open_pool();
+  run_for(kOldMapMs);
+  publish(4);
+  const std::string key = "k";
+  std::size_t other = 0;
+  while (other == first_of(key) || other == second_of(key)) ++other;
+  plant(other, key, pattern(500, 3));
+  EXPECT_EQ(drop(key), Code::ok);
+  EXPECT_FALSE(fake(other).blocks.contains(key));
 }
 
 // A block that moved behind the drop's back is met by its second round.
