@@ -24,7 +24,6 @@ endif()
 
 function(memkv_link_test target)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_compile_definitions(${target} PRIVATE MEMKV_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   if(TARGET memkv_test_support)
     target_link_libraries(${target} PRIVATE memkv_test_support)
   endif()

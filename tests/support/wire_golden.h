@@ -16,10 +16,6 @@
 
 #include "wire/wire.h"
 
-#ifndef MEMKV_SOURCE_DIR
-#define MEMKV_SOURCE_DIR "."  // the tests run in the project's root
-#endif
-
 namespace memkv::test {
 
 using Bytes = std::vector<std::byte>;
@@ -61,7 +57,7 @@ inline constexpr std::array<std::string_view, 34> kGoldenFrames = {"hello",
                                                                    "mark_reply"};
 
 inline std::string read_text(const std::string& path_in_project) {
-  std::ifstream file(std::string(MEMKV_SOURCE_DIR "/") + path_in_project);
+  std::ifstream file(path_in_project);
   if (!file) throw std::runtime_error("cannot read " + path_in_project);
   return {std::istreambuf_iterator<char>(file), {}};
 }

@@ -17,7 +17,7 @@ using test::Json;
 
 class NixlNamesTest : public ::testing::Test {
  protected:
-  NixlNamesTest() : golden_(Json::read_file(MEMKV_SOURCE_DIR "/tests/golden/object_key.json")) {}
+  NixlNamesTest() : golden_(Json::read_file("tests/golden/object_key.json")) {}
 
   static std::string bytes_of(const Json& digits) {
     std::string out;

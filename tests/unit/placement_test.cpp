@@ -29,7 +29,7 @@ constexpr std::uint32_t kMissing = 0xffffffff;
 constexpr std::size_t kDomains = 4;
 
 const Json& golden() {
-  static const Json file = Json::read_file(MEMKV_SOURCE_DIR "/tests/golden/placement.json");
+  static const Json file = Json::read_file("tests/golden/placement.json");
   return file;
 }
 

@@ -60,7 +60,7 @@ TEST_F(TrustTest, WhatTheTokenSaysIsThePass) {
 
 // The page's token was made by other code than ours; its holder's private half is nobody's.
 TEST_F(TrustTest, TheGoldenTokenIsGoodButForItsProof) {
-  std::ifstream file(std::string(MEMKV_SOURCE_DIR) + "/docs/formats/token.md");
+  std::ifstream file("docs/formats/token.md");
   std::string line;
   while (std::getline(file, line) && line != "## Golden bytes") continue;
   Body token;
