@@ -128,7 +128,9 @@ def test_a_node_that_nobody_hears_is_not_waited_for(
 
 
 def test_a_memkvd_that_died_is_an_event(machines: list[Machine], tmp_path: Path) -> None:
-    with pool(machines, tmp_path) as (plane, _, _):
+    with pool(machines, tmp_path) as (plane, client, _):
+        # What a heartbeat never said cannot be seen to change.
+        await_that(lambda: stats_of(plane, machines[1].address).get("memkvd_starts") == 1, client)
         machines[1].kill_memkvd()
         assert event_of(plane, "memkvd_restarted").subject == machines[1].address
 
