@@ -63,7 +63,7 @@ foreach(source IN LISTS memkv_unit_tests)
   target_link_libraries(${name} PRIVATE GTest::gtest_main GTest::gtest)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/unit)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 120)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300)
 endforeach()
 
 if(TARGET nixl_plugin_test)
