@@ -272,7 +272,7 @@ def case_blocks_that_come_into_the_pool_are_announced_and_withdrawn() -> None:
         (stored,) = in_the_pool(one)
         assert list(stored.keys) == keys
         assert (stored.removed, stored.locality, stored.ownership) == (False, None, None)
-        drop(keys[0], one)
+        drop(keys, 0, one)
         one.manager.primary_tier.reset_cache()
         keys, context = anew(one, 4, "a")
         assert one.settled(keys, context) == [MISS]
