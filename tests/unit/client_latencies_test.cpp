@@ -156,7 +156,7 @@ TEST(ClientLatencies, NotingARequestCostsLessThan100Nanoseconds) {
   ASSERT_EQ(noted, std::uint64_t{kRounds} * kPerRound);
   ASSERT_NE(sum, 0U);
   std::printf("%.0f ns to note a request, the clock's %.0f among them\n", best, clock);
-  EXPECT_LT(best, std::max(100.0, 4 * clock));  // where the machine is slow, by what it can
+  EXPECT_LT(best, 100.0);
 }
 
 }  // namespace
