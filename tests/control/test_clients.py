@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
@@ -19,16 +17,6 @@ from tests.integration.nodes import DEADLINE_S
 SPACE = namespace_id("clients")
 FAST = ("--heartbeat-ms", "50", "--deadline-ms", "500", "--lost-after-ms", "1000")
 KEYS = [f"key {i}".encode() for i in range(60)]
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[list[Machine]]:
-    made = [Machine(tmp_path / f"machine{i}") for i in range(3)]
-    for machine in made:
-        machine.folder.mkdir()
-    yield made
-    for machine in made:
-        machine.kill_memkvd()
 
 
 def value_of(key: bytes) -> bytes:

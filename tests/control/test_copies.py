@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from memkv_nixl._errors import CODES
 from memkv_nixl._native import Client
 from memkv_nixl.store._block_mover import HOT_READS
@@ -29,16 +27,6 @@ client = Client([sys.argv[1]])
 print(json.dumps(get(client, KEYS)))
 client.close()
 """
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[list[Machine]]:
-    made = [Machine(tmp_path / f"machine{i}") for i in range(3)]
-    for machine in made:
-        machine.folder.mkdir()
-    yield made
-    for machine in made:
-        machine.kill_memkvd()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 
 from memkv_nixl._errors import CODES
 from memkv_nixl._native import Client
@@ -24,16 +23,6 @@ from tests.integration.authority import Authority
 from tests.integration.nodes import DEADLINE_S
 
 HOT = KEYS[:20]
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[list[Machine]]:
-    made = [Machine(tmp_path / f"machine{i}") for i in range(3)]
-    for machine in made:
-        machine.folder.mkdir()
-    yield made
-    for machine in made:
-        machine.kill_memkvd()
 
 
 @contextlib.contextmanager
