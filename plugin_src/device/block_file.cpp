@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -26,6 +27,8 @@ namespace {
 // Large enough for full speed, small enough to be fair; a block's header is a page before it and
 // shall not need a part of its own.
 constexpr std::uint64_t kFileIoBytes = 2 * kMiB + kPageBytes;
+
+constexpr int kHeldLookMs = 10;  // how often it is looked whether who holds the device lets go
 
 [[nodiscard]] std::string quoted(const std::string& path) {
   return "'" + path + "'";
@@ -112,6 +115,15 @@ struct Place {
                 quoted(options.path) + " cannot be locked: " + errno_text(errno));
   }
   return fd;
+}
+
+[[nodiscard]] Result<Descriptor> await_and_lock(const DeviceOptions& options, const Place& place,
+                                                const Pause& pause) {
+  for (int waited_ms = 0;; waited_ms += kHeldLookMs) {
+    auto fd = open_and_lock(options, place);
+    if (fd || fd.error().code != Code::busy || waited_ms >= kHeldMsMax) return fd;
+    pause(kHeldLookMs);
+  }
 }
 
 // Blocks are allocated now, so that no write finds the file system full later.
@@ -277,10 +289,14 @@ void give_back(const BlockFile& file) {
   }
 }
 
-Result<BlockFile> open_block_file(const DeviceOptions& options) {
+void pause_thread(int milliseconds) {
+  ::poll(nullptr, 0, milliseconds);
+}
+
+Result<BlockFile> open_block_file(const DeviceOptions& options, const Pause& pause) {
   auto place = look_at(options);
   if (!place) return fail(place.error());
-  auto fd = open_and_lock(options, *place);
+  auto fd = await_and_lock(options, *place, pause);
   if (!fd) {
     // A file system without O_DIRECT refuses the open after it has made the file.
     if (!place->there && fd.error().code == Code::unsupported) ::unlink(options.path.c_str());

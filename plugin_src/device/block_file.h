@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/result.h"
@@ -44,7 +45,14 @@ void give_back(const BlockFile& file);
 
 // Statuses: invalid, busy, no_space, device_error, unsupported, each with the sentence that helps.
 // A file that was made for this call and then could not be preallocated is removed again.
-[[nodiscard]] Result<BlockFile> open_block_file(const DeviceOptions& options);
+//
+// What another process holds is waited for, kHeldMsMax at most: the kernel lets go of a killed
+// memkvd's device only when it has ended its reads and writes, which may be after that process.
+constexpr int kHeldMsMax = 2'000;
+using Pause = std::function<void(int milliseconds)>;
+void pause_thread(int milliseconds);
+[[nodiscard]] Result<BlockFile> open_block_file(const DeviceOptions& options,
+                                                const Pause& pause = pause_thread);
 
 // "512 MiB", "1.5 GiB", "4097 bytes": sizes as a person reads them.
 [[nodiscard]] std::string size_text(std::uint64_t bytes);

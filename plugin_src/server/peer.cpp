@@ -434,7 +434,8 @@ void Peer::drop(Status why) {
   phase_ = Phase::dropping;
   if (why.code == Code::protocol || why.code == Code::too_large)
     ++server.counters.peers_broke_protocol;
-  if (why.code != Code::shutdown) log_end(LogLevel::warning, " is dropped: ", why);
+  end_told_ = why.code != Code::shutdown;
+  if (end_told_) log_end(LogLevel::warning, " is dropped: ", why);
   refuse(0, why);
   scans_.forget_all();
   lists_.forget_all();
@@ -444,7 +445,8 @@ void Peer::drop(Status why) {
 }
 
 void Peer::on_closed(const Status& why) {
-  if (phase_ != Phase::dropping) {
+  // Also of one that was to go with the node, when its link had ended by itself before.
+  if (!end_told_ && why.code != Code::shutdown) {
     const bool broke =
         why.code == Code::protocol || why.code == Code::too_large || why.code == Code::unsupported;
     if (broke) ++server.counters.peers_broke_protocol;

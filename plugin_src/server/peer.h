@@ -85,6 +85,7 @@ class Peer final : public LinkHandler, public Session {
 
   PeerHooks hooks_;
   Phase phase_ = Phase::hello;
+  bool end_told_ = false;  // the log has why it is dropped
   Puts puts_;
   Gets gets_;
   Scans scans_;

@@ -73,7 +73,11 @@ def test_the_control_plane_says_how_it_is(machine: Machine, plane: Served, repo:
         )
         agent.kill()
         we.wait_event("node_silent")
-        after = scrape(page)
+        # A stream is counted when it has ended, which may be after the event.
+        after = scrape_until(
+            page,
+            lambda now: now.value("memkv_control_streams", method="Placement/RegisterNode") == 0,
+        )
         assert after.value("memkv_control_nodes", state="silent") == 1
         ended = {"method": "Placement/RegisterNode", "status": "CANCELLED"}
         assert after.value("memkv_control_calls_total", **ended) == 1

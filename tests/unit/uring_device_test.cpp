@@ -23,6 +23,7 @@
 #include "base/event_loop.h"
 #include "base/limits.h"
 #include "base/random.h"
+#include "device/block_file.h"
 #include "device/device.h"
 
 namespace memkv {
@@ -354,6 +355,22 @@ TEST_F(UringDeviceTest, DestroyedWithWorkInFlightItWaitsAndCallsNobody) {
   loop_->post([this] { loop_->stop(); });
   loop_->run();
   EXPECT_FALSE(called);
+}
+
+TEST_F(UringDeviceTest, WhatAKilledOneHoldsForAMomentIsWaitedFor) {
+  const DeviceOptions options{.path = path(), .capacity_bytes = kMiB};
+  auto held = open_block_file(options);
+  ASSERT_TRUE(held) << held.error().message();
+  int waited_ms = 0;
+  EXPECT_FALSE(open_block_file(options, [&](int ms) { waited_ms += ms; }));
+  EXPECT_EQ(waited_ms, kHeldMsMax) << "and no longer";
+  waited_ms = 0;
+  const auto freed = open_block_file(options, [&](int ms) {
+    waited_ms += ms;
+    held->fd = Descriptor();
+  });
+  EXPECT_TRUE(freed) << "it was let go of";
+  EXPECT_LT(waited_ms, kHeldMsMax);
 }
 
 TEST_F(UringDeviceTest, ASecondOpenIsRefused) {
