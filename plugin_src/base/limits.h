@@ -93,6 +93,8 @@ inline constexpr std::uint64_t kSegmentBytesMax = kGiB;      // (format)
 inline constexpr std::uint64_t kSegmentBytesMin =
     128 * kMiB;  // of a real device; a test may ask for less
 inline constexpr std::uint32_t kSegmentsMin = 4;
+inline constexpr int kDeviceHeldMs =
+    2'000;  // that a device which another process holds is waited for
 inline constexpr std::uint64_t kDeviceBytesMin =
     kSegmentsMin * kSegmentBytesMin + kMiB;  // the superblocks before the segments
 inline constexpr std::uint64_t kArenaBytesMin = 256 * kMiB;

@@ -121,7 +121,7 @@ struct Place {
                                                 const Pause& pause) {
   for (int waited_ms = 0;; waited_ms += kHeldLookMs) {
     auto fd = open_and_lock(options, place);
-    if (fd || fd.error().code != Code::busy || waited_ms >= kHeldMsMax) return fd;
+    if (fd || fd.error().code != Code::busy || waited_ms >= kDeviceHeldMs) return fd;
     pause(kHeldLookMs);
   }
 }

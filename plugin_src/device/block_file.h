@@ -46,9 +46,8 @@ void give_back(const BlockFile& file);
 // Statuses: invalid, busy, no_space, device_error, unsupported, each with the sentence that helps.
 // A file that was made for this call and then could not be preallocated is removed again.
 //
-// What another process holds is waited for, kHeldMsMax at most: the kernel lets go of a killed
+// What another process holds is waited for, kDeviceHeldMs at most: the kernel lets go of a killed
 // memkvd's device only when it has ended its reads and writes, which may be after that process.
-constexpr int kHeldMsMax = 2'000;
 using Pause = std::function<void(int milliseconds)>;
 void pause_thread(int milliseconds);
 [[nodiscard]] Result<BlockFile> open_block_file(const DeviceOptions& options,

@@ -363,14 +363,14 @@ TEST_F(UringDeviceTest, WhatAKilledOneHoldsForAMomentIsWaitedFor) {
   ASSERT_TRUE(held) << held.error().message();
   int waited_ms = 0;
   EXPECT_FALSE(open_block_file(options, [&](int ms) { waited_ms += ms; }));
-  EXPECT_EQ(waited_ms, kHeldMsMax) << "and no longer";
+  EXPECT_EQ(waited_ms, kDeviceHeldMs) << "and no longer";
   waited_ms = 0;
   const auto freed = open_block_file(options, [&](int ms) {
     waited_ms += ms;
     held->fd = Descriptor();
   });
   EXPECT_TRUE(freed) << "it was let go of";
-  EXPECT_LT(waited_ms, kHeldMsMax);
+  EXPECT_LT(waited_ms, kDeviceHeldMs);
 }
 
 TEST_F(UringDeviceTest, ASecondOpenIsRefused) {
