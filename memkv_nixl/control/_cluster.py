@@ -98,6 +98,7 @@ class Cluster:
     history: int
     epoch: int = EPOCH_FIRST
     members: Mapping[str, Member] = field(default_factory=dict)
+    former: Mapping[str, int] = field(default_factory=dict)  # shares by which blocks may still lie
     removed: tuple[tuple[str, int], ...] = ()  # (address, membership), the latest last
     spaces: Mapping[SpaceKey, Space] = field(default_factory=dict)
     tenants: Mapping[str, Tenant] = field(
@@ -114,6 +115,11 @@ def next_cluster(cluster: Cluster, *, epoch: int = 0, **changes: Any) -> Cluster
     return dataclasses.replace(cluster, epoch=following, **changes)
 
 
+def shares(members: Mapping[str, Member]) -> dict[str, int]:
+    """Who takes blocks, and how many beside the others."""
+    return {address: member.share for address, member in members.items() if member.share}
+
+
 # ---- the snapshot's content
 
 
@@ -124,6 +130,7 @@ def to_document(cluster: Cluster) -> dict[str, Any]:
         "epoch": cluster.epoch,
         "last_number": cluster.last_number,
         "nodes": [dataclasses.asdict(cluster.members[name]) for name in sorted(cluster.members)],
+        "former": dict(sorted(cluster.former.items())),
         "removed": [list(entry) for entry in cluster.removed],
         "namespaces": [_space_document(cluster.spaces[key]) for key in sorted(cluster.spaces)],
         "tenants": [_tenant_document(cluster.tenants[name]) for name in sorted(cluster.tenants)],
@@ -139,6 +146,7 @@ def from_document(document: Mapping[str, Any]) -> Cluster:
         history=int(document["history"]),
         epoch=int(document["epoch"]),
         members={member.address: member for member in members},
+        former={str(name): int(share) for name, share in document["former"].items()},
         removed=tuple((str(address), int(number)) for address, number in document["removed"]),
         spaces={(space.tenant, space.name, space.dialect): space for space in spaces},
         tenants={tenant.name: tenant for tenant in tenants},

@@ -27,6 +27,7 @@ TOKEN_NAMESPACES_MAX = 64
 GROUPS_PER_LOCATE_MAX = 1024
 RANKED_MAX = 16
 EVENTS_MAX = 1024  # remembered
+FORMER_S = 600.0  # for so long the map has the shares before its last change, too: kOldMapMs
 EPOCH_FIRST = 2  # a node without a control plane says 1
 EPOCH_MAX = 2**32 - 1
 EPOCH_LEAP_MAX = 2**24  # what a node may know more than a control plane that lost its memory

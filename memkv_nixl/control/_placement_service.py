@@ -90,7 +90,9 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):
 
     @call
     async def DrainNode(self, request: pb.DrainNodeRequest) -> pb.DrainNodeResponse:
-        await self._keeper.change(lambda state, _: state.drain(request.address, undo=request.undo))
+        await self._keeper.change(
+            lambda state, now: state.drain(now, request.address, undo=request.undo)
+        )
         return pb.DrainNodeResponse(epoch=self._keeper.published.epoch)
 
     @call

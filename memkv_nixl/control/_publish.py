@@ -56,7 +56,7 @@ class Published:
 def publish(cluster: Cluster) -> Published:
     """The map of this cluster."""
     members = [cluster.members[address] for address in sorted(cluster.members)]
-    nodes = [_node(member) for member in members]
+    nodes = [_node(member, cluster) for member in members]
     numbers = {tenant.name: tenant.number for tenant in cluster.tenants.values()}
     message = pb.ClusterMap(
         history=cluster.history,
@@ -89,7 +89,7 @@ def rules_message(rules: Rules) -> pb.NamespaceRules:
     )
 
 
-def _node(member: Member) -> pb.MapNode:
+def _node(member: Member, cluster: Cluster) -> pb.MapNode:
     state = pb.NODE_STATE_SERVING
     if member.lost:
         state = pb.NODE_STATE_LOST
@@ -101,7 +101,15 @@ def _node(member: Member) -> pb.MapNode:
         weight=member.share,
         failure_domain=member.failure_domain,
         state=state,
+        former_weight=_former_weight(member, cluster),
     )
+
+
+def _former_weight(member: Member, cluster: Cluster) -> int:
+    """What drains has blocks until they are moved, however long that takes."""
+    if member.draining and not member.lost:
+        return member.weight
+    return cluster.former.get(member.address, 0) if cluster.former else member.share
 
 
 def _namespace(space: Space, numbers: dict[str, int]) -> pb.NamespaceRule:

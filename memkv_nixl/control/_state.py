@@ -6,6 +6,10 @@ nothing in the map: memkvd may well serve without its parent, and a restart move
 share back. Whatever changes the map makes the next `Cluster`; what only a running control plane
 knows (who was heard when, and with which numbers) is beside it and does not survive.
 
+When shares change, those before stay in the map as the former ones for `FORMER_S`, so that blocks
+are found where they were; of changes that follow one another within that time, those before the
+first.
+
 Seconds of silence count from the start of the control plane at the earliest: its own absence is
 nobody's fault.
 """
@@ -20,11 +24,12 @@ from typing import Any
 
 from memkv_nixl._config import check_address
 from memkv_nixl._errors import ConfigError
-from memkv_nixl.control._cluster import Cluster, Member, next_cluster
+from memkv_nixl.control._cluster import Cluster, Member, next_cluster, shares
 from memkv_nixl.control._limits import (
     ADDRESS_BYTES_MAX,
     DOMAIN_BYTES_MAX,
     EPOCH_LEAP_MAX,
+    FORMER_S,
     NODES_MAX,
     REMOVED_MAX,
     SOFTWARE_BYTES_MAX,
@@ -121,6 +126,7 @@ class Membership:
         self.timing = timing
         self.hears = hears  # of a replica that does not lead: nodes speak to another one
         self._heard = {address: Heard(now) for address in cluster.members}
+        self._former_since = now
         self._happened: list[Happened] = []
 
     # ---- what nodes say
@@ -140,9 +146,9 @@ class Membership:
             )
         epoch = self._epoch_after(hello)
         if known is None:
-            member = self._join(hello, epoch)
+            member = self._join(now, hello, epoch)
         else:
-            member = self._meet_again(known, hello, epoch)
+            member = self._meet_again(now, known, hello, epoch)
         former = self._heard.get(hello.address)
         if known and former and former.agent not in (b"", hello.agent):
             self._tell("node_taken_over", hello.address, "another agent speaks for this node now")
@@ -184,7 +190,7 @@ class Membership:
             heard.silent = False
             self._tell("node_returned", address, "it is heard again")
         if member.lost:
-            self._replace(member, lost=False)
+            self._replace(now, member, lost=False)
             self._tell("node_share_back", address, "its share is its own again")
 
     def check_agent(self, address: str, agent: bytes) -> None:
@@ -217,16 +223,18 @@ class Membership:
                     f"no heartbeat for {silence:.1f} s: its share goes to the other nodes",
                 )
         if lost:
-            self.cluster = next_cluster(self.cluster, members={**self.cluster.members, **lost})
+            self._settle(now, {**self.cluster.members, **lost})
+        elif self.cluster.former and now - self._former_since >= FORMER_S:
+            self.cluster = next_cluster(self.cluster, former={})
 
     # ---- what operators say
 
-    def drain(self, address: str, *, undo: bool = False) -> None:
+    def drain(self, now: float, address: str, *, undo: bool = False) -> None:
         """No new block is placed on the node, or that is taken back."""
         member = self._known(address)
         if member.draining == (not undo):
             return
-        self._replace(member, draining=not undo)
+        self._replace(now, member, draining=not undo)
         self._heard[address].drain_epoch = self.cluster.epoch
         if undo:
             self._tell("node_drain_undone", address, "it takes its share again")
@@ -243,7 +251,7 @@ class Membership:
             self._check_removable(address, state)
         members = {name: kept for name, kept in self.cluster.members.items() if name != address}
         removed = (*self.cluster.removed, (address, member.membership))[-REMOVED_MAX:]
-        self.cluster = next_cluster(self.cluster, members=members, removed=removed)
+        self._settle(now, members, removed=removed)
         self._tell("node_removed", address, f"it was {state.name.lower()}")
         return True
 
@@ -301,20 +309,16 @@ class Membership:
             )
         return hello.epoch + 1
 
-    def _join(self, hello: Hello, epoch: int) -> Member:
+    def _join(self, now: float, hello: Hello, epoch: int) -> Member:
         number = self.cluster.last_number + 1
         member = Member(hello.address, hello.weight, hello.failure_domain, number)
-        self.cluster = next_cluster(
-            self.cluster,
-            epoch=epoch,
-            last_number=number,
-            members={**self.cluster.members, hello.address: member},
-        )
+        members = {**self.cluster.members, hello.address: member}
+        self._settle(now, members, epoch=epoch, last_number=number)
         self._tell("node_joined", hello.address, f"weight {hello.weight}")
         self._tell_leap(hello, epoch)
         return member
 
-    def _meet_again(self, known: Member, hello: Hello, epoch: int) -> Member:
+    def _meet_again(self, now: float, known: Member, hello: Hello, epoch: int) -> Member:
         heard = self._heard[hello.address]
         member = dataclasses.replace(
             known, weight=hello.weight, failure_domain=hello.failure_domain, lost=False
@@ -326,7 +330,7 @@ class Membership:
             self._tell("node_changed", hello.address, f"weight {member.weight}{domain}")
         if member != known or epoch:
             members = {**self.cluster.members, hello.address: member}
-            self.cluster = next_cluster(self.cluster, epoch=epoch, members=members)
+            self._settle(now, members, epoch=epoch)
         self._tell_leap(hello, epoch)
         return member
 
@@ -416,10 +420,18 @@ class Membership:
             )
         return member
 
-    def _replace(self, member: Member, **changes: Any) -> None:
+    def _replace(self, now: float, member: Member, **changes: Any) -> None:
         fresh = dataclasses.replace(member, **changes)
-        members = {**self.cluster.members, member.address: fresh}
-        self.cluster = next_cluster(self.cluster, members=members)
+        self._settle(now, {**self.cluster.members, member.address: fresh})
+
+    def _settle(self, now: float, members: Mapping[str, Member], **changes: Any) -> None:
+        """These are the members from now on."""
+        before, after = shares(self.cluster.members), shares(members)
+        former = dict(self.cluster.former)
+        if before != after and former in ({}, after):
+            former, self._former_since = before, now
+        former = {address: share for address, share in former.items() if address in members}
+        self.cluster = next_cluster(self.cluster, members=members, former=former, **changes)
 
     def _tell(self, kind: str, subject: str, text: str) -> None:
         self._happened.append(Happened(kind, subject, text))

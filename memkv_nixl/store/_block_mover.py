@@ -56,6 +56,7 @@ class Block(NamedTuple):
     group: tuple[int, int]
     depth: int
     recompute_cost: int
+    age_s: int  # since it was put first, wherever that was
     reads: int
     mark: int
 
@@ -327,6 +328,7 @@ class BlockMover:
             depths=[block.depth],
             recompute_costs=[block.recompute_cost],
             group_prints=[block.group],
+            ages=[block.age_s],
             hold=True,
             generation=block.generation,
             timeout_ms=_TIMEOUT_MS,

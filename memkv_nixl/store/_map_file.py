@@ -45,8 +45,8 @@ def map_frame(map_: ClusterMap) -> bytes:
         address = node.address.encode()
         domain = node_id_of(node.failure_domain) if node.failure_domain else 0
         draining = node.state == NODE_STATE_DRAINING
-        body += struct.pack("<QIQBH", node.node_id, node.weight, domain, draining, len(address))
-        body += address
+        body += struct.pack("<QII", node.node_id, node.weight, node.former_weight)
+        body += struct.pack("<QBH", domain, draining, len(address)) + address
     return _frame(_MAP_REPLY, body)
 
 

@@ -35,6 +35,7 @@ struct BlockTraits {
   Fingerprint group{};      // where it is placed: group_fingerprint() of its group, or of its key
   std::uint32_t depth = 0;  // its place in the prefix chain; the deeper goes first among equals
   std::uint32_t recompute_cost = 0;  // microseconds a GPU saves by a hit; 0 is unknown
+  std::uint32_t age_s = 0;  // how long ago it was put first, where it is moved; for its TTL
 };
 
 // The CRC units of a block of `length` bytes: each has its own CRC32C and only whole units are

@@ -193,11 +193,13 @@ class PyClient {
   std::unique_ptr<PyRequest> put(const nb::bytes& space, const Texts& keys,
                                  const std::vector<nb::object>& blocks, const Texts& groups,
                                  const Numbers& depths, const Numbers& costs, const Prints& prints,
-                                 bool hold, std::uint32_t generation, std::uint64_t timeout_ms) {
+                                 const Numbers& ages, bool hold, std::uint32_t generation,
+                                 std::uint64_t timeout_ms) {
     if (blocks.size() != keys.size()) raise_usage("as many buffers as keys are needed");
     need_as_many(depths.size(), keys.size(), "depths");
     need_as_many(costs.size(), keys.size(), "recompute_costs");
     need_as_many(prints.size(), keys.size(), "group_prints");
+    need_as_many(ages.size(), keys.size(), "ages");
     std::vector<std::string> texts = own_texts(keys, groups);
     const Names names(texts, keys.size(), !groups.empty());
     std::vector<Buffer> buffers = export_all(blocks, false);
@@ -207,7 +209,8 @@ class PyClient {
                   .group = names.group(i),
                   .bytes = buffers[i].bytes(),
                   .depth = number_at(depths, i),
-                  .recompute_cost = number_at(costs, i)};
+                  .recompute_cost = number_at(costs, i),
+                  .age_s = number_at(ages, i)};
       if (!prints.empty()) {
         items[i].group_print = Fingerprint{.high = prints[i].first, .low = prints[i].second};
       }
@@ -283,7 +286,7 @@ class PyClient {
           bytes_object(block->space.id), block->space.generation, bytes_object(block->key),
           block->incarnation, block->length,
           nb::make_tuple(block->traits.group.high, block->traits.group.low), block->traits.depth,
-          block->traits.recompute_cost, block->reads, block->mark));
+          block->traits.recompute_cost, block->traits.age_s, block->reads, block->mark));
     }
     return nb::make_tuple(reply->head().next, blocks);
   }
@@ -547,7 +550,7 @@ NB_MODULE(_native, module) {
       .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
            nb::arg("recompute_costs") = Numbers(), nb::arg("group_prints") = Prints(),
-           nb::arg("hold") = false, nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
+           nb::arg("ages") = Numbers(), nb::arg("hold") = false, nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
            "Puts whole blocks out of any contiguous buffers.")
       .def("get", &PyClient::get, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("offsets") = Numbers(),
@@ -568,9 +571,9 @@ NB_MODULE(_native, module) {
                    "reads_min: int = 0, mark_not: int = 0, copies_min: int = 0, "
                    "dram: bool = False, timeout_ms: int = 0) -> "
                    "tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, "
-                   "int, int]]]"),
+                   "int, int, int]]]"),
            "LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, "
-           "group print, depth, recompute cost, reads, mark).")
+           "group print, depth, recompute cost, age in seconds, reads, mark).")
       .def("mark", &PyClient::mark, nb::arg("node"), nb::arg("namespace"), nb::arg("generation"),
            nb::arg("key"), nb::arg("incarnation"), nb::arg("mark"), nb::kw_only(),
            nb::arg("timeout_ms") = 0, "MARK: the number of the code that answers it.")

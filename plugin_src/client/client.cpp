@@ -354,6 +354,7 @@ std::shared_ptr<Operation> ClientFace::make_put(const Namespace& space,
     item.bytes = block.bytes;
     item.traits.depth = block.depth;
     item.traits.recompute_cost = block.recompute_cost;
+    item.traits.age_s = block.age_s;
     item.group_given = block.group_print.has_value();
     item.traits.group = block.group_print.value_or(Fingerprint{});
     Code code = check_key(block.key);

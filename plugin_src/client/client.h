@@ -68,6 +68,7 @@ struct PutBlock {
   std::uint32_t depth = 0;
   std::uint32_t recompute_cost = 0;
   std::optional<Fingerprint> group_print = {};  // instead of `group`, by whoever knows no more
+  std::uint32_t age_s = 0;  // of a block that is moved: how long ago it was put first
 };
 struct GetBlock {
   std::span<const std::byte> key;

@@ -13,6 +13,8 @@ namespace memkv {
 namespace {
 
 constexpr std::uint32_t kWeightOfAll = 100;  // until there is a map that says otherwise
+// Between the numbers of two maps: one less than a map's is its former one's.
+constexpr std::uint64_t kNumberStep = 2;
 
 // Without the nodes that are never chosen, in one order.
 std::vector<PlacementNode> that_matters(std::vector<PlacementNode> nodes) {
@@ -24,6 +26,7 @@ std::vector<PlacementNode> that_matters(std::vector<PlacementNode> nodes) {
 struct Record {
   std::string address;
   std::uint32_t weight = 0;
+  std::uint32_t former_weight = 0;
   std::uint64_t domain = 0;
   bool draining = false;
 };
@@ -41,6 +44,7 @@ Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
     }
     records.push_back({.address = std::move(address),
                        .weight = node->weight,
+                       .former_weight = node->former_weight,
                        .domain = node->domain,
                        .draining = node->draining == 1});
   }
@@ -50,6 +54,7 @@ Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
 }  // namespace
 
 ClientMap::ClientMap(const std::vector<std::string>& seeds) : maps_(1) {
+  maps_.front().number = kNumberStep;
   for (const std::string& address : seeds) {
     nodes_.push_back({.address = address, .seed = true});
     maps_.front().nodes.push_back({.id = node_id_of(address), .weight = kWeightOfAll});
@@ -78,26 +83,38 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
   }
   const auto records = checked_records(*reply);
   if (!records) return fail(records.error());
-  Map map{.number = maps_.front().number + 1, .published = true, .nodes = {}};
+  Map map{.number = maps_.front().number + kNumberStep, .published = true, .nodes = {}};
+  Map former{.published = true, .nodes = {}};
   draining_.clear();
   for (const Record& record : *records) {
     const std::size_t index = index_of(record.address);
     map.nodes.resize(nodes_.size());
+    former.nodes.resize(nodes_.size());
     map.nodes[index] = {
         .id = node_id_of(record.address), .weight = record.weight, .domain = record.domain};
+    former.nodes[index] = map.nodes[index];
+    former.nodes[index].weight = record.former_weight;
     if (record.draining) draining_.push_back(static_cast<std::uint32_t>(index));
   }
   if (epoch_ <= kStaticEpoch || epoch != epoch_ + 1) missed_ns_ = now_ns;
   epoch_ = epoch;
-  // All are drained, or nobody sees them: the former places are as good as any.
-  if (that_matters(map.nodes).empty()) return true;
-  if (that_matters(map.nodes) == that_matters(maps_.front().nodes)) {
-    maps_.front().nodes = std::move(map.nodes);  // the same places
-    maps_.front().published = true;
-    return true;
-  }
-  put_in_force(std::move(map), now_ns);
+  former_.reset();
+  if (that_matters(former.nodes) != that_matters(map.nodes)) former_ = std::move(former);
+  take_places(std::move(map), now_ns);
+  if (former_) former_->number = maps_.front().number - 1;
   return true;
+}
+
+void ClientMap::take_places(Map map, std::uint64_t now_ns) {
+  const std::vector<PlacementNode> places = that_matters(map.nodes);
+  // All are drained, or nobody sees them: the former places are as good as any.
+  if (places.empty()) return;
+  if (places == that_matters(maps_.front().nodes)) {
+    maps_.front().nodes = std::move(map.nodes);
+    maps_.front().published = true;
+  } else {
+    put_in_force(std::move(map), now_ns);
+  }
 }
 
 void ClientMap::put_in_force(Map map, std::uint64_t now_ns) {
@@ -121,22 +138,35 @@ std::optional<ClientMap::Place> ClientMap::copy_place(const Fingerprint& group) 
 
 std::optional<ClientMap::Place> ClientMap::copy_place(const Fingerprint& group,
                                                       std::uint64_t map) const {
-  const auto known = std::ranges::find(maps_, map, &Map::number);
-  if (known == maps_.end() || !known->published) return std::nullopt;
+  const Map* known = map_of(map);
+  if (known == nullptr || !known->published) return std::nullopt;
   const auto node = place_copy(group, known->nodes);
   if (!node) return std::nullopt;
   return Place{.node = static_cast<std::uint32_t>(*node), .map = map};
 }
 
+const ClientMap::Map* ClientMap::map_of(std::uint64_t number) const {
+  if (former_ && former_->number == number) return &*former_;
+  const auto known = std::ranges::find(maps_, number, &Map::number);
+  return known == maps_.end() ? nullptr : &*known;
+}
+
 std::optional<ClientMap::Place> ClientMap::older_place(const Fingerprint& group, std::uint64_t map,
                                                        std::span<const std::uint32_t> asked,
                                                        std::uint64_t now_ns) const {
-  for (const Map& old : maps_) {
-    if (old.number >= map) continue;
-    if (now_ns - old.replaced_ns >= kOldMapMs * kNsPerMs) return std::nullopt;
+  const auto elsewhere = [&](const Map& old) -> std::optional<Place> {
+    if (old.number >= map) return std::nullopt;
     const auto node = memkv::place(group, old.nodes);
-    if (!node || std::ranges::find(asked, *node) != asked.end()) continue;
+    if (!node || std::ranges::find(asked, *node) != asked.end()) return std::nullopt;
     return Place{.node = static_cast<std::uint32_t>(*node), .map = old.number};
+  };
+  if (former_) {
+    if (const auto found = elsewhere(*former_)) return found;
+  }
+  for (const Map& old : maps_) {
+    if (&old == &maps_.front()) continue;
+    if (now_ns - old.replaced_ns >= kOldMapMs * kNsPerMs) return std::nullopt;
+    if (const auto found = elsewhere(old)) return found;
   }
   return std::nullopt;
 }
@@ -148,14 +178,18 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
     const auto index = static_cast<std::uint32_t>(node);
     if (std::ranges::find(places, index) == places.end()) places.push_back(index);
   };
+  const auto add_by = [&](const Map& map) {
+    if (const auto first = memkv::place(group, map.nodes)) add(*first);
+    if (!map.published) return;  // what the client was given: nobody made copies by that
+    if (const auto copy = place_copy(group, map.nodes)) add(*copy);
+  };
   for (const Map& map : maps_) {
     const bool old = &map != &maps_.front();
     if (old && mutant(Mutant::drop_newest_only)) return places;
     if (old && now_ns - map.replaced_ns >= kOldMapMs * kNsPerMs) break;
-    if (const auto first = memkv::place(group, map.nodes)) add(*first);
-    if (!map.published) continue;  // what the client was given: nobody made copies by that
-    if (const auto copy = place_copy(group, map.nodes)) add(*copy);
+    add_by(map);
   }
+  if (former_) add_by(*former_);
   for (const std::uint32_t node : draining_) add(node);
   const bool knows = epoch_ <= kStaticEpoch || now_ns - missed_ns_ >= kOldMapMs * kNsPerMs;
   if (knows || mutant(Mutant::believe_history)) return places;
@@ -167,6 +201,7 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
 }
 
 bool ClientMap::named(std::size_t node) const {
+  if (former_ && node < former_->nodes.size() && former_->nodes[node].id != 0) return true;
   return std::ranges::any_of(maps_, [&](const Map& map) {
     const bool current = &map == &maps_.front();
     return node < map.nodes.size() && map.nodes[node].id != 0 &&

@@ -1,5 +1,7 @@
 // ClientMap: the nodes that a client knows, and the maps by which it places blocks: the one in
-// force, and for kOldMapMs those it took the place of, where blocks may still lie.
+// force, and for kOldMapMs those it took the place of, where blocks may still lie. The map in force
+// says itself how blocks were placed before (its former map), as long as they may lie there: so
+// whoever begins in the middle of a move or a drain finds them, too.
 //
 // Until a node handed out a map, the nodes that the client was given are the map, all of one
 // weight. A node keeps its index for as long as it is known.
@@ -49,20 +51,21 @@ class ClientMap {
   [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group) const;
   // The same by the map of this number, in force or kept; none when it is neither.
   [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group, std::uint64_t map) const;
-  // Where they belonged by the newest map before `map` that had them on none of the nodes `asked`;
-  // none when there is no such map, or it was replaced too long ago.
+  // Where they belonged by a map before `map` that had them on none of the nodes `asked`: first the
+  // former map of the one in force, then those that were replaced lately, the newest first. None
+  // when there is no such map.
   [[nodiscard]] std::optional<Place> older_place(const Fingerprint& group, std::uint64_t map,
                                                  std::span<const std::uint32_t> asked,
                                                  std::uint64_t now_ns) const;
 
   // Every node that may have a block of the group, each once: the first and second places by all
-  // maps that are kept, and the nodes that drain. Whoever began less than kOldMapMs ago, or missed
+  // maps that are kept and by the former map, and the nodes that drain. Whoever began less than kOldMapMs ago, or missed
   // a map since (or more came than are kept), does not know where others put blocks: then all nodes
   // of the map in force, too. Without a published map the one place.
   [[nodiscard]] std::vector<std::uint32_t> every_place(const Fingerprint& group,
                                                        std::uint64_t now_ns) const;
 
-  // Whether the map in force names the node, or an old one has blocks on it.
+  // Whether the map in force names the node, or a former one has blocks on it.
   [[nodiscard]] bool named(std::size_t node) const;
   // Lets old maps go; the indices of nodes that nothing names any more.
   [[nodiscard]] std::vector<std::size_t> outlived(std::uint64_t now_ns);
@@ -71,18 +74,21 @@ class ClientMap {
 
  private:
   struct Map {
-    std::uint64_t number = 0;          // counts the maps that placed differently
+    std::uint64_t number = 0;          // the later the greater
     bool published = false;            // not what the client was given
     std::vector<PlacementNode> nodes;  // by the nodes' indices, and shorter where some came later
     std::uint64_t replaced_ns = 0;     // of an old one
   };
   [[nodiscard]] std::size_t index_of(const std::string& address);
+  [[nodiscard]] const Map* map_of(std::uint64_t number) const;
+  void take_places(Map map, std::uint64_t now_ns);
   void put_in_force(Map map, std::uint64_t now_ns);
 
   std::uint32_t epoch_ = 0;
   std::uint64_t missed_ns_ = 0;  // when a map was in force last that is not, or no more, known here
   std::vector<Node> nodes_;
   std::deque<Map> maps_;                 // the newest first
+  std::optional<Map> former_;            // of the one in force, as it says itself
   std::vector<std::uint32_t> draining_;  // nodes, by the map in force
 };
 

@@ -1,5 +1,6 @@
 #include "engine/lister.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -86,11 +87,14 @@ void Lister::named(Walk& walk, const Fingerprint& print, const BlockMeta& meta) 
   if (core_.entry_of(print, meta.incarnation) == nullptr) return;
   const Entry* entry = core_.living({identity.tenant, identity.space, identity.key}, print);
   if (entry == nullptr) return;
+  const std::uint32_t now_s = core_.executor.clock().unix_s();
+  BlockTraits traits = meta.traits;
+  traits.age_s = now_s - std::min(now_s, entry->put_s);
   walk.found.blocks.push_back({.space = meta.identity.space,
                                .key = meta.identity.key,
                                .incarnation = meta.incarnation,
                                .length = meta.length,
-                               .traits = meta.traits,
+                               .traits = traits,
                                .reads = entry->reads_by(core_.executor.clock().now_ns()),
                                .mark = entry->mark});
 }

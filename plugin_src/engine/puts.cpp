@@ -196,7 +196,8 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
   const AccountId account = core_.index.accounts().of(identity.tenant, identity.space);
   Entry& entry = core_.index.insert(put.print, put.meta.length, account);
   entry.incarnation = incarnation;
-  entry.put_s = core_.executor.clock().unix_s();
+  const std::uint32_t now_s = core_.executor.clock().unix_s();
+  entry.put_s = now_s - std::min(now_s, put.meta.traits.age_s);
   entry.depth = put.meta.traits.depth;
   const std::uint32_t slot =
       core_.residents.add(put.print, std::move(put.meta), Share::put, std::exchange(put.memory, {}),

@@ -50,6 +50,7 @@ void layout(Side& side, typename Side::template Of<PutItem>& item) {
   side.number(item.traits.group.low);
   side.number(item.traits.depth);
   side.number(item.traits.recompute_cost);
+  side.number(item.traits.age_s);
   side.run(item.key);
 }
 Verdict rule(const PutItem& item) {
@@ -99,6 +100,7 @@ template <typename Side>
 void layout(Side& side, typename Side::template Of<MapNode>& node) {
   side.number(node.node);
   side.number(node.weight);
+  side.number(node.former_weight);
   side.number(node.domain);
   side.number(node.draining);
   side.text(node.address);
@@ -124,6 +126,7 @@ void layout(Side& side, typename Side::template Of<Listed>& listed) {
   side.number(listed.traits.group.low);
   side.number(listed.traits.depth);
   side.number(listed.traits.recompute_cost);
+  side.number(listed.traits.age_s);
   side.number(listed.reads);
   side.number(listed.mark);
   side.zeros(2);

@@ -141,9 +141,10 @@ class Operator:
         request = placement_pb2.ListNodesRequest(with_stats=True)
         return list(self._placement.ListNodes(request, timeout=DEADLINE_S).nodes)
 
-    def drain(self, address: str) -> None:
+    def drain(self, address: str) -> int:
+        """Gives the epoch of the map by which it drains."""
         request = placement_pb2.DrainNodeRequest(address=address)
-        self._placement.DrainNode(request, timeout=DEADLINE_S)
+        return int(self._placement.DrainNode(request, timeout=DEADLINE_S).epoch)
 
     def remove(self, address: str) -> None:
         request = placement_pb2.RemoveNodeRequest(address=address, force=True)

@@ -11,7 +11,7 @@ from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place
-from tests.control.processes import Machine, control
+from tests.control.processes import Machine, control, operator
 from tests.integration.nodes import DEADLINE_S
 
 SPACE = namespace_id("clients")
@@ -79,6 +79,37 @@ def test_one_node_is_enough_and_growing_costs_no_hits(
         assert client.stats()["found_older"] - found_before == len(moved) > 0
         assert set(put(client, KEYS)) == {"ok", "exists"}
         client.close()
+
+
+def test_who_comes_while_the_pool_grows_or_a_node_drains_misses_nothing(
+    machines: list[Machine], tmp_path: Path
+) -> None:
+    """Fails when a client knows former places only from maps that it saw itself."""
+    slow = ("--weight", "100", "--move-rate", "1")
+    with contextlib.ExitStack() as stack:
+        plane = stack.enter_context(control(tmp_path / "state", *FAST))
+        for machine in machines[:2]:
+            stack.enter_context(machine.agent(plane.address, *slow))
+        client = Client([machines[0].address])
+        until(client, lambda now: now["epoch"] >= 3 and len(client.health()) == 2)
+        assert put(client, KEYS) == ["ok"] * len(KEYS)
+        client.close()
+
+        stack.enter_context(machines[2].agent(plane.address, *slow))
+        newcomer = Client([machines[2].address])
+        assert get(newcomer, KEYS) == ["ok"] * len(KEYS)
+        moved = [key for key in KEYS if home(key, machines) == machines[2].address]
+        assert newcomer.stats()["found_older"] == len(moved) > 0
+        newcomer.close()
+
+        with operator(plane.address) as calls:
+            drains = calls.drain(machines[0].address)
+        newcomer = Client([machines[2].address])
+        until(newcomer, lambda now: now["epoch"] >= drains)
+        found = newcomer.stats()["found_older"]
+        assert get(newcomer, KEYS) == ["ok"] * len(KEYS)
+        assert newcomer.stats()["found_older"] > found
+        newcomer.close()
 
 
 def test_a_node_that_dies_costs_its_blocks_and_the_rest_goes_on_without_a_control_plane(

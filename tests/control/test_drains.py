@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from memkv_nixl._native import Client, node_id_of
+from memkv_nixl.cli import EXIT_DISMISSED
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._block_mover import HOT_READS, Block, BlockMover
 from memkv_nixl.store._drain import MARKS, Drain
@@ -49,7 +50,7 @@ def event_of(plane: Served, kind: str) -> Any:
 def test_what_is_admitted_at_the_second_touch_is_drained(
     machines: list[Machine], tmp_path: Path
 ) -> None:
-    with pool(machines, tmp_path) as (plane, client, _):
+    with pool(machines, tmp_path) as (plane, client, agents):
         assert put(client, KEYS) == ["ok"] * len(KEYS)
         settle(plane, "create", "clients", "--admission", "second-touch")
         leaving, staying = (machine.address for machine in machines)
@@ -62,13 +63,14 @@ def test_what_is_admitted_at_the_second_touch_is_drained(
         assert on_node(staying, held) == held
         assert f"{len(held)} blocks moved" in event_of(plane, "node_drained").text
         memkv(plane, "nodes", "remove", leaving)
+        assert agents[0].died()[0] == EXIT_DISMISSED
 
 
 def test_what_others_refuse_is_left_behind_and_said(
     machines: list[Machine], tmp_path: Path
 ) -> None:
     budget = ("--write-budget", "4KiB")  # a day: what is put before the rule is far more
-    with pool(machines, tmp_path, *budget) as (plane, client, _):
+    with pool(machines, tmp_path, *budget) as (plane, client, agents):
         assert put(client, KEYS) == ["ok"] * len(KEYS)
         settle(plane, "create", "clients", "--admission", "budget")
         leaving, staying = (machine.address for machine in machines)
@@ -95,6 +97,7 @@ def test_what_others_refuse_is_left_behind_and_said(
         assert get(client, KEYS) == ["ok"] * len(KEYS)
         memkv(plane, "nodes", "remove", leaving, "--force")
         assert staying in memkv(plane, "nodes", "list")
+        assert agents[0].died()[0] == EXIT_DISMISSED
 
 
 def test_a_block_that_comes_after_the_last_pass_is_moved_too(
@@ -187,6 +190,23 @@ def test_what_is_read_often_moves_first(nodes: list[str], monkeypatch: pytest.Mo
     assert sorted(order[: len(hot)]) == sorted(hot)
     assert sorted(order) == sorted(KEYS)
     assert drained.moved_bytes == sum(len(value_of(key)) for key in KEYS)
+
+
+def test_a_block_that_is_moved_is_as_old_as_it_was(nodes: list[str]) -> None:
+    leaving, staying = (Client([address], follow=False) for address in nodes)
+    hour = 3600
+    request = leaving.put(
+        SPACE, KEYS, [value_of(key) for key in KEYS], ages=[hour] * len(KEYS), timeout_ms=10_000
+    )
+    assert request.wait(DEADLINE_S * 1000)
+    assert emptied(nodes, 5).moved_blocks == len(KEYS)
+    _, rows = staying.list_blocks(0, 0, count=len(KEYS))
+    ages = [Block(*row).age_s for row in rows]
+    assert len(ages) == len(KEYS)
+    assert hour <= min(ages)
+    assert max(ages) < 2 * hour
+    for client in (leaving, staying):
+        client.close()
 
 
 def test_a_drain_whose_mark_was_used_before_moves_all(nodes: list[str]) -> None:

@@ -13,10 +13,18 @@ from memkv_nixl.store._map_file import map_frame, rules_frame, trust_frame, writ
 
 NODES = [
     map_pb2.MapNode(
-        address="10.0.0.7:7440", node_id=0x0123456789ABCDEF, weight=100, failure_domain="rack-7"
+        address="10.0.0.7:7440",
+        node_id=0x0123456789ABCDEF,
+        weight=100,
+        former_weight=100,
+        failure_domain="rack-7",
     ),
     map_pb2.MapNode(
-        address="[fd00::1]:7440", node_id=2, weight=0, state=map_pb2.NODE_STATE_DRAINING
+        address="[fd00::1]:7440",
+        node_id=2,
+        weight=0,
+        former_weight=50,
+        state=map_pb2.NODE_STATE_DRAINING,
     ),
 ]
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from memkv_nixl.control import _tenancy
 from memkv_nixl.control._cluster import BUILT_IN, Cluster, from_document, to_document
-from memkv_nixl.control._limits import EPOCH_LEAP_MAX, NODES_MAX
+from memkv_nixl.control._limits import EPOCH_LEAP_MAX, FORMER_S, NODES_MAX
 from memkv_nixl.control._publish import publish
 from memkv_nixl.control._refused import Reason, RefusalError
 from memkv_nixl.control._state import Hello, Membership, NodeState, Timing
@@ -34,6 +34,10 @@ def machine() -> Membership:
 
 def shares(state: Membership) -> dict[str, int]:
     return {node.address: node.weight for node in publish(state.cluster).message.nodes}
+
+
+def former(state: Membership) -> dict[str, int]:
+    return {node.address: node.former_weight for node in publish(state.cluster).message.nodes}
 
 
 def kinds(state: Membership) -> list[str]:
@@ -80,14 +84,62 @@ def test_the_absence_of_the_control_plane_is_nobodys_fault() -> None:
 def test_a_drained_node_stays_in_the_map_with_no_share() -> None:
     state = machine()
     state.hello(0, hello())
-    state.drain(A)
+    state.drain(0, A)
     epoch = state.cluster.epoch
-    state.drain(A)
+    state.drain(0, A)
     assert (state.cluster.epoch, shares(state)) == (epoch, {A: 0})
     state.hello(1, hello(agent=agent(2)))
     assert state.node_state(1, A) is NodeState.DRAINING, "a new agent does not end a drain"
-    state.drain(A, undo=True)
+    state.drain(1, A, undo=True)
     assert shares(state) == {A: 100}
+
+
+def test_the_map_says_for_ten_minutes_how_it_was_before() -> None:
+    state = machine()
+    state.hello(0, hello())
+    assert former(state) == {A: 100}, "of nothing there is no former map"
+    state.hello(10, hello(B, weight=50))
+    assert former(state) == {A: 100, B: 0}
+    grown = state.cluster.epoch
+    for now in range(11, 10 + int(FORMER_S), 3):
+        state.heartbeat(now, A, agent(1), (7, grown), {})
+        state.heartbeat(now, B, agent(1), (7, grown), {})
+        state.tick(now)
+    assert (state.cluster.epoch, former(state)) == (grown, {A: 100, B: 0})
+    state.tick(10 + FORMER_S)
+    assert (state.cluster.epoch, former(state)) == (grown + 1, {A: 100, B: 50})
+    state.tick(11 + FORMER_S)
+    assert state.cluster.epoch == grown + 1, "once"
+
+
+def test_of_changes_that_follow_one_another_the_map_says_how_it_was_before_the_first() -> None:
+    state = machine()
+    state.hello(0, hello())
+    state.tick(FORMER_S)
+    state.hello(FORMER_S, hello(B))
+    state.hello(FORMER_S + 1, hello("10.0.0.3:9900"))
+    assert former(state) == {A: 100, B: 0, "10.0.0.3:9900": 0}
+    again = Membership(from_document(to_document(state.cluster)), TIMING, 5000.0)
+    assert former(again) == former(state)
+    again.tick(5004)
+    assert again.cluster.former, "its own absence is no time that passed"
+    state.remove(FORMER_S + 2, "10.0.0.3:9900", force=True)
+    assert former(state) == {A: 100, B: 0}
+    state.remove(FORMER_S + 3, B, force=True)
+    assert state.cluster.former == {A: 100}, "it is as it was before, and B has blocks no more"
+
+
+def test_a_node_that_drains_has_its_former_weight_for_as_long_as_that_takes() -> None:
+    state = machine()
+    for address in (A, B):
+        state.hello(0, hello(address))
+    state.drain(0, A)
+    for now in range(0, 2 * int(FORMER_S), 3):
+        for address in (A, B):
+            state.heartbeat(now, address, agent(1), (7, state.cluster.epoch), {})
+        state.tick(now)
+    assert not state.cluster.former
+    assert (shares(state), former(state)) == ({A: 0, B: 100}, {A: 100, B: 100})
 
 
 def test_a_removed_node_does_not_come_back_by_itself() -> None:
@@ -176,7 +228,7 @@ def test_numbers_of_a_drain_and_of_a_daemon_are_told() -> None:
     state = machine()
     state.hello(0, hello())
     state.heartbeat(0, A, agent(1), (7, state.cluster.epoch), {"memkvd_starts": 1, "drained": 1})
-    state.drain(A)
+    state.drain(0, A)
     epoch = state.cluster.epoch
     state.take_happened()
 
@@ -294,9 +346,9 @@ class Pool(RuleBasedStateMachine):
     @rule(address=addresses, undo=st.booleans())
     def operator_drains(self, address: str, undo: bool) -> None:
         if address not in self.state.cluster.members:
-            assert refusal(self.state.drain, address, undo=undo) is Reason.NODE_UNKNOWN
+            assert refusal(self.state.drain, self.now, address, undo=undo) is Reason.NODE_UNKNOWN
             return
-        self.state.drain(address, undo=undo)
+        self.state.drain(self.now, address, undo=undo)
         (self.draining.discard if undo else self.draining.add)(address)
         self.write()
 

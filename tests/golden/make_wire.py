@@ -107,6 +107,7 @@ def put_item(length: int, group: _placement.Fingerprint, key: bytes, **traits: i
         u64x(group.low, "group, low"),
         u32(traits.get("depth", 0), "depth"),
         u32(traits.get("recompute_cost", 0), "recompute cost, us"),
+        u32(traits.get("age", 0), "age, s"),
         *run(key, "key"),
     ]
 
@@ -190,7 +191,7 @@ def block_frames() -> dict[str, list[Field]]:
     first = _placement.Fingerprint(0x1111111111111111, 0x2222222222222222)
     second = _placement.Fingerprint(0x3333333333333333, 0x4444444444444444)
     puts = [
-        *put_item(5, first, b"alpha", depth=2, recompute_cost=900),
+        *put_item(5, first, b"alpha", depth=2, recompute_cost=900, age=3600),
         *put_item(64 << 20, second, b"\x00\xff"),
     ]
     gets = [*get_item(0, 5, b"alpha"), *get_item(65536, (64 << 20) - 65536, b"\x00\xff")]
@@ -218,10 +219,14 @@ def block_frames() -> dict[str, list[Field]]:
     }
 
 
-def map_node(node: int, weight: int, domain: int, address: bytes, draining: int = 0) -> list[Field]:
+def map_node(
+    node: int, weights: tuple[int, int], domain: int, address: bytes, draining: int = 0
+) -> list[Field]:
+    weight, former = weights
     return [
         u64x(node, "node"),
         u32(weight, "weight"),
+        u32(former, "former weight"),
         u64x(domain, "domain"),
         u8(draining, "draining"),
         *run(address, "address"),
@@ -238,6 +243,7 @@ def listed(incarnation: int, length: int, key: bytes, **fields: int) -> list[Fie
         u64x(group.low, "group, low"),
         u32(fields.get("depth", 0), "depth"),
         u32(fields.get("recompute_cost", 0), "recompute cost, us"),
+        u32(fields.get("age", 0), "age, s"),
         u8(fields.get("reads", 0), "reads"),
         u8(fields.get("mark", 0), "mark"),
         zeros(2),
@@ -249,11 +255,13 @@ def other_frames() -> dict[str, list[Field]]:
     keys = [*run(b"alpha", "key"), *run(b"\x00\xff", "key"), *run(b"c" * 3, "key")]
     answers = [*found(ABSENT, 0), *found(FLASH, 5), *found(DRAM, 64 << 20, copied=1)]
     nodes = [
-        *map_node(0x0123456789ABCDEF, 100, _placement.node_id_of("rack-7"), b"10.0.0.7:7440"),
-        *map_node(2, 0, 0, b"[fd00::1]:7440", draining=1),
+        *map_node(
+            0x0123456789ABCDEF, (100, 100), _placement.node_id_of("rack-7"), b"10.0.0.7:7440"
+        ),
+        *map_node(2, (0, 50), 0, b"[fd00::1]:7440", draining=1),
     ]
     blocks = [
-        *listed(77, 5, b"alpha", depth=2, recompute_cost=900, reads=9, mark=1),
+        *listed(77, 5, b"alpha", depth=2, recompute_cost=900, age=3600, reads=9, mark=1),
         *listed(78, 64 << 20, b"\x00\xff"),
     ]
     asked = [

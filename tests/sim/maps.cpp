@@ -28,12 +28,22 @@ MapFile Maps::first() {
 }
 
 MapFile Maps::next() {
-  if (plan_.moves) change_a_node();
+  if (plan_.moves) {
+    if (random_.below(2) == 0) remember();
+    change_a_node();
+  }
   settle(false);
   return publish();
 }
 
+void Maps::remember() {
+  std::ranges::transform(members_, former_.begin(), [](const Member& member) {
+    return member.named ? member.weight : 0;
+  });
+}
+
 MapFile Maps::last() {
+  remember();
   members_.fill({});
   settle(true);
   return publish();
@@ -88,6 +98,7 @@ MapFile Maps::publish() {
     const std::string address = address_of(i);
     (void)writer.add({.node = node_id_of(address),
                       .weight = member.weight,
+                      .former_weight = member.draining ? kWeight : former_.at(i),
                       .draining = static_cast<std::uint8_t>(member.draining),
                       .address = address});
   }

@@ -2,7 +2,8 @@
 // it each has, which of them drain, and what is settled about namespaces; and who knows of it.
 //
 // Each map is the one before with something else about one node (`Plan::moves`), and with quotas
-// drawn anew. Namespace 7 may come to a new drop generation, for good; its TTL is that of the plan,
+// drawn anew; its former weights are those of the one before, or, while changes follow one another,
+// of an earlier one, and those of a node that drains its own. Namespace 7 may come to a new drop generation, for good; its TTL is that of the plan,
 // from the first map to the last. Where blocks have copies, namespace 8 is to lie on two nodes.
 #pragma once
 
@@ -58,6 +59,7 @@ class Maps {
     bool second_touch = false;  // in namespace 8
   };
   void change_a_node();
+  void remember();
   void settle(bool calm);
   [[nodiscard]] MapFile publish();
   [[nodiscard]] std::vector<std::byte> rules() const;
@@ -67,6 +69,7 @@ class Maps {
   Random& random_;
   std::uint32_t epoch_;
   std::array<Member, kNodes> members_;
+  std::array<std::uint32_t, kNodes> former_{};  // weights
   std::array<Settled, kTenants> settled_;
   std::array<std::uint32_t, kNodes> held_{};
   std::set<std::uint32_t> whole_;  // epochs of maps that name every node

@@ -197,7 +197,8 @@ void Mover::hold() {
                                                    .bytes = move_->memory->bytes,
                                                    .depth = move_->traits.depth,
                                                    .recompute_cost = move_->traits.recompute_cost,
-                                                   .group_print = move_->traits.group}};
+                                                   .group_print = move_->traits.group,
+                                                   .age_s = move_->traits.age_s}};
   move_->put =
       client(move_->target).put_held(move_->space, blocks, kTimeoutMs, [memory = move_->memory] {
         (void)memory;

@@ -31,10 +31,14 @@ class ClientMapTest : public ClientWorldTest {
     }
     return found;
   }
-  // All nodes that are up hold this map.
-  void publish(std::uint32_t epoch, const Weights& weights) {
+  // All nodes that are up hold this map, which says that the former weights were those.
+  void publish(std::uint32_t epoch, const Weights& weights, const Weights& former = {}) {
+    auto map = records(weights);
+    for (const auto& [node, weight] : former) {
+      std::ranges::find(map, nodes_[node].address, &wire::MapNode::address)->former_weight = weight;
+    }
     for (Node& node : nodes_) {
-      if (node.fake) node.fake->hold_map(epoch, records(weights));
+      if (node.fake) node.fake->hold_map(epoch, map);
     }
   }
   void open_with_seeds(std::vector<std::size_t> seeds, std::uint64_t timeout_ms = 0) {
@@ -237,6 +241,68 @@ TEST_F(ClientMapTest, WhoComesWhenAllDrainAsksTheNodesItWasGiven) {
   std::vector<Named> blocks = blocks_of(1);
   EXPECT_EQ(get(blocks), all(1, Code::ok));
   EXPECT_EQ(client_->stats().epoch, 2u);
+}
+
+// Nobody saw the former map: the one in force says how it was.
+class ClientMapNewcomer : public ClientMapTest {
+ protected:
+  void begin(const Weights& now, const Weights& former, std::size_t seed) {
+    for (int i = 0; i < 3; ++i) add_node();
+    publish(7, now, former);
+    blocks_ = blocks_of(60);
+    for (const auto& [key, bytes] : blocks_) {
+      plant(node_by(former, key), key, bytes);
+      moved_ += node_by(former, key) != node_by(now, key) ? 1 : 0;
+    }
+    ASSERT_GT(moved_, 5u);
+    open_with_seeds({seed});
+  }
+  std::vector<Code> get_all() { return get(blocks_); }
+  std::vector<Named> blocks_;
+  std::size_t moved_ = 0;
+};
+
+TEST_F(ClientMapNewcomer, DuringAMoveItFindsWhatTheMapBeforePlaced) {
+  begin(kThree, kTwo, 2);
+  EXPECT_EQ(present(blocks_), blocks_.size());
+  EXPECT_EQ(get_all(), all(60, Code::ok));
+  EXPECT_EQ(client_->stats().found_older, 2 * moved_);
+  run_for(2 * kOldMapMs);
+  EXPECT_EQ(get_all(), all(60, Code::ok)) << "as long as the map says so";
+  publish(8, kThree, kThree);
+  std::vector<Named> one = blocks_of(1, "another");
+  ASSERT_EQ(put(one), all(1, Code::ok));
+  ASSERT_TRUE(follows(8));
+  const auto codes = get_all();
+  EXPECT_EQ(static_cast<std::size_t>(std::ranges::count(codes, Code::ok)), 60 - moved_);
+}
+
+TEST_F(ClientMapNewcomer, ItsDropsReachTheFormerPlaces) {
+  begin(kThree, kTwo, 2);
+  run_for(2 * kOldMapMs);  // it asks no other nodes any more
+  EXPECT_EQ(drop(blocks_), all(60, Code::ok));
+  for (std::size_t node = 0; node < 3; ++node) {
+    for (const auto& [key, bytes] : blocks_) EXPECT_FALSE(lies_on(node, key));
+  }
+}
+
+TEST_F(ClientMapNewcomer, DuringADrainItFindsWhatDidNotMoveYet) {
+  begin({{0, 100}, {1, 0}, {2, 100}}, kThree, 0);
+  run_for(2 * kOldMapMs);
+  EXPECT_EQ(get_all(), all(60, Code::ok));
+  EXPECT_EQ(client_->stats().found_older, moved_);
+}
+
+TEST_F(ClientMapTest, WhoComesWhenAllDrainFindsWhatTheMapBeforePlaced) {
+  for (int i = 0; i < 3; ++i) add_node();
+  publish(2, {{0, 0}, {1, 0}, {2, 0}}, kThree);
+  std::vector<Named> blocks = blocks_of(30);
+  for (const auto& [key, bytes] : blocks) plant(node_by(kThree, key), key, bytes);
+  open_with_seeds({0});
+  EXPECT_EQ(get(blocks), all(30, Code::ok));
+  run_for(2 * kOldMapMs);
+  EXPECT_EQ(get(blocks), all(30, Code::ok));
+  EXPECT_EQ(client_->health().size(), 3u);
 }
 
 TEST_F(ClientMapTest, WhoWaitsForAMapKeepsItsDeadline) {

@@ -317,6 +317,29 @@ TEST_F(Rules, ABlockKeepsItsAgeWhenItMoves) {
   EXPECT_FALSE(has(of_space("a", 1)));
 }
 
+TEST_F(Rules, ABlockThatComesFromAnotherNodeIsAsOldAsItWasThere) {
+  open();
+  SpaceRule rule = rule_of(1);
+  rule.ttl_s = 100;
+  rig->store->set_rules({{rule}, {}});
+  const BlockId id = of_space("a", 1);
+  ASSERT_TRUE(rig->put(id, bytes_from(1, kBlock), {.age_s = 70}));
+  ASSERT_TRUE(rig->put(of_space("b", 1), bytes_from(1, kBlock), {.age_s = 100}));
+  EXPECT_FALSE(has(of_space("b", 1)));
+  rig->world->step_wall_clock(10);
+  const auto listing = rig->wait<Result<Listing>>(
+      [&](auto done) { rig->store->list({.count = 2}, std::move(done)); });
+  ASSERT_TRUE(listing && *listing);
+  ASSERT_EQ((*listing)->blocks.size(), 1u);
+  EXPECT_EQ((*listing)->blocks[0].traits.age_s, 80u);
+  again();
+  rig->store->set_rules({{rule}, {}});
+  rig->world->step_wall_clock(19);
+  EXPECT_TRUE(has(id));
+  rig->world->step_wall_clock(1);
+  EXPECT_FALSE(has(id));
+}
+
 TEST_F(Rules, ABlockOfTheFutureIsAMissAndAClockThatIsSetBackALittleIsNone) {
   open();
   SpaceRule rule = rule_of(1);

@@ -183,7 +183,8 @@ TEST(WireGolden, Put) {
   const PutItem first{.length = 5,
                       .traits = {.group = {0x1111111111111111, 0x2222222222222222},
                                  .depth = 2,
-                                 .recompute_cost = 900},
+                                 .recompute_cost = 900,
+                                 .age_s = 3600},
                       .key = bytes("alpha")};
   const PutItem second{.length = kBlockBytesMax,
                        .traits = {.group = {0x3333333333333333, 0x4444444444444444}},
@@ -201,6 +202,7 @@ TEST(WireGolden, Put) {
     EXPECT_EQ(item->traits.group, sent.traits.group);
     EXPECT_EQ(item->traits.depth, sent.traits.depth);
     EXPECT_EQ(item->traits.recompute_cost, sent.traits.recompute_cost);
+    EXPECT_EQ(item->traits.age_s, sent.traits.age_s);
     EXPECT_EQ(text(item->key), text(sent.key));
   }
   EXPECT_FALSE(reader->next());
@@ -377,8 +379,8 @@ TEST(WireGolden, DropReply) {
 }
 
 TEST(WireGolden, MapReply) {
-  const std::vector<MapNode> nodes{{kNode, 100, node_id_of("rack-7"), 0, "10.0.0.7:7440"},
-                                   {2, 0, 0, 1, "[fd00::1]:7440"}};
+  const std::vector<MapNode> nodes{{kNode, 100, 100, node_id_of("rack-7"), 0, "10.0.0.7:7440"},
+                                   {2, 0, 50, 0, 1, "[fd00::1]:7440"}};
   auto golden = expect_list<MapHead, MapNode>("map_reply", Type::map_reply, 7, MapHead{5}, nodes);
   Result<MapReplyReader> reply = MapReplyReader::open(golden.body);
   ASSERT_TRUE(reply);
@@ -388,6 +390,7 @@ TEST(WireGolden, MapReply) {
     ASSERT_TRUE(node);
     EXPECT_EQ(node->node, sent.node);
     EXPECT_EQ(node->weight, sent.weight);
+    EXPECT_EQ(node->former_weight, sent.former_weight);
     EXPECT_EQ(node->domain, sent.domain);
     EXPECT_EQ(node->draining, sent.draining);
     EXPECT_EQ(node->address, sent.address);
@@ -438,7 +441,8 @@ TEST(WireGolden, ListAndMark) {
 TEST(WireGolden, ListReply) {
   const BlockTraits traits{.group = {.high = 0x1111111111111111, .low = 0x2222222222222222},
                            .depth = 2,
-                           .recompute_cost = 900};
+                           .recompute_cost = 900,
+                           .age_s = 3600};
   const auto first = bytes("alpha");
   const Bytes second{std::byte{0}, std::byte{0xff}};
   const std::vector<Listed> blocks{
@@ -459,6 +463,7 @@ TEST(WireGolden, ListReply) {
     EXPECT_EQ(block->traits.group, sent.traits.group);
     EXPECT_EQ(block->traits.depth, sent.traits.depth);
     EXPECT_EQ(block->traits.recompute_cost, sent.traits.recompute_cost);
+    EXPECT_EQ(block->traits.age_s, sent.traits.age_s);
     EXPECT_EQ(block->reads, sent.reads);
     EXPECT_EQ(block->mark, sent.mark);
     EXPECT_EQ(text(block->key), text(sent.key));

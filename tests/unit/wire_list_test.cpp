@@ -202,12 +202,13 @@ TEST(WireList, AddressesAreShortAndPrintable) {
     Bytes record;
     append(record, std::uint64_t{1});
     append(record, std::uint32_t{1});
+    append(record, std::uint32_t{1});
     append(record, std::uint64_t{1});
     record.push_back(std::byte{1});
     append_run(record, size, value);
     const Code code = opened<MapReplyReader>(4, 1, record);
     const std::string address(size, value);
-    EXPECT_EQ(taken<MapHead>(MapNode{1, 1, 1, 1, address}), code == Code::ok);
+    EXPECT_EQ(taken<MapHead>(MapNode{1, 1, 1, 1, 1, address}), code == Code::ok);
     return code;
   };
   EXPECT_EQ(map(0, 'a'), Code::protocol);
@@ -251,9 +252,9 @@ TEST(WireList, CountsHaveLimits) {
   expect_count_limit<Namespace, GetItem>(kSpaceBytes, kBatchMax, {0, 1, key}, get_record(0, 1, 1));
   expect_count_limit<MatchReplyHead, Found>(8, kItemsMax, {}, Bytes(8));
   expect_count_limit<DropReplyHead, DropCode>(4, kItemsMax, {}, Bytes(1));
-  Bytes node(21);
+  Bytes node(25);
   append_run(node, 1);
-  expect_count_limit<MapHead, MapNode>(4, kNodesMax, {0, 0, 0, 0, "k"}, node);
+  expect_count_limit<MapHead, MapNode>(4, kNodesMax, {0, 0, 0, 0, 0, "k"}, node);
 }
 
 TEST(WireList, OnlyAMapMayBeEmpty) {
