@@ -123,7 +123,7 @@ void ClientCore::place_items(Operation& operation) {
     if (placed.place) {
       item.map = placed.place->map;
       item.node = placed.place->node;
-      if (operation.kind == Operation::Kind::drop) item.plan = places_of_drop(placed.group);
+      if (operation.kind == Operation::Kind::drop) plan_drop(item, placed.group);
     } else {
       operation.settle(i, Code::unreachable);  // a map without a node that takes blocks
     }

@@ -81,7 +81,8 @@ class ClientCore final : public NodeOwner, public std::enable_shared_from_this<C
   [[nodiscard]] std::optional<ClientMap::Place> next_place(const Operation& operation,
                                                            std::size_t index, Code code);
   void plan_reads(Operation& operation);
-  [[nodiscard]] std::vector<std::uint32_t> places_of_drop(const Fingerprint& group) const;
+  void plan_drop(Operation::Item& item, const Fingerprint& group) const;
+  static void go_round(Operation::Item& item, Code code);
   void count_answer(const Operation& operation, std::size_t index, Code code);
   [[nodiscard]] bool drop_again(const std::shared_ptr<Operation>& operation);
   static void doubt(Operation& operation, Code code);

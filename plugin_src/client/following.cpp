@@ -137,6 +137,7 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
   Operation::Item& item = operation->items[index];
   if (closing_ || operation->ending || !worth_asking_on(*operation, index, code)) return false;
   if (item.times_asked == 0) return false;
+  go_round(item, code);
   const auto place = next_place(*operation, index, code);
   if (!place) return false;
   item.first = told(*operation, index, code);
@@ -148,6 +149,19 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
     if (const auto self = weak.lock()) self->submit_older();
   });
   return true;
+}
+
+// What a drop finds after its first round came while it went on, and may have been copied from there
+// to a place that it had just left: so one more round follows, until one finds nothing.
+void ClientCore::go_round(Operation::Item& item, Code code) {
+  if (item.round == 0) return;
+  item.found = item.found || (item.times_asked > item.round && code == Code::ok);
+  if (item.times_asked < item.plan.size() || !std::exchange(item.found, false)) return;
+  if (item.plan.size() == kDropRoundsMax * item.round) {
+    item.first = Code::busy;
+    return;
+  }
+  for (std::size_t i = 0; i < item.round; ++i) item.plan.push_back(item.plan[i]);
 }
 
 // The planned places first, then those of former maps. What lay on a node that cannot be reached
@@ -205,12 +219,11 @@ void ClientCore::plan_reads(Operation& operation) {
   stats_.asked_copy += asked_copy;
 }
 
-std::vector<std::uint32_t> ClientCore::places_of_drop(const Fingerprint& group) const {
-  std::vector<std::uint32_t> places = map_.every_place(group, world_.executor.clock().now_ns());
-  const std::size_t once = places.size();
-  if (once < 2) return places;
-  for (std::size_t i = 0; i < once; ++i) places.push_back(places[i]);
-  return places;
+void ClientCore::plan_drop(Operation::Item& item, const Fingerprint& group) const {
+  item.plan = map_.every_place(group, world_.executor.clock().now_ns());
+  if (item.plan.size() < 2) return;
+  item.round = item.plan.size();
+  for (std::size_t i = 0; i < item.round; ++i) item.plan.push_back(item.plan[i]);
 }
 
 // What an answer tells of the group's copies and of its node.

@@ -73,8 +73,10 @@ struct Operation {
     bool at_gate = false;  // of a held put: with its node, and not committed
     bool copied = false;   // the node that answered said that the second place has it, too
     // Where to look before former maps: of a read of a group that has a second copy the other of
-    // the two; of a drop all places, and all once more.
+    // the two; of a drop all places, round after round.
     std::vector<std::uint32_t> plan;
+    std::size_t round = 0;  // of a drop: so many places of the plan are a round; 0: there is none
+    bool found = false;     // of a drop: in this round, which is not the first
     std::uint64_t sent_ns =
         0;  // to the node that is asked now, and how many bytes were wanted of it
     std::uint64_t queued = 0;

@@ -236,6 +236,38 @@ TEST_F(ClientCopiesTest, WhatMovesWhileItIsDroppedIsDropped) {
   EXPECT_FALSE(fake(source).blocks.contains(key));
 }
 
+// From S to T in the first round, and back to S in the second, each behind the drop's back.
+TEST_F(ClientCopiesTest, WhatMovesOnFromPlaceToPlaceIsDropped) {
+  open_pool();
+  const std::string key = "k";
+  const std::size_t target = first_of(key);
+  const std::size_t source = second_of(key);
+  plant(source, key, pattern(500, 3));
+  int drops = 0;
+  fake(source).intercept = [&](FakePeer&, const wire::Header& header, std::span<const std::byte>) {
+    if (header.type == Type::drop && ++drops <= 2) plant(target, key, pattern(500, 3));
+    return false;
+  };
+  EXPECT_EQ(drop(key), Code::ok);
+  EXPECT_EQ(drops, 4) << "the third round still found it";
+  EXPECT_FALSE(fake(target).blocks.contains(key));
+  EXPECT_FALSE(fake(source).blocks.contains(key));
+}
+
+TEST_F(ClientCopiesTest, WhatNeverStopsMovingIsNotSaidToBeDropped) {
+  open_pool();
+  const std::string key = "k";
+  int drops = 0;
+  fake(second_of(key)).intercept = [&](FakePeer&, const wire::Header& header,
+                                       std::span<const std::byte>) {
+    drops += header.type == Type::drop ? 1 : 0;
+    if (header.type == Type::drop) plant(first_of(key), key, pattern(500, 3));
+    return false;
+  };
+  EXPECT_EQ(drop(key), Code::busy);
+  EXPECT_EQ(drops, static_cast<int>(kDropRoundsMax));
+}
+
 // Also by a client that never saw a map in which it had a share.
 TEST_F(ClientCopiesTest, ADropReachesNodesThatDrain) {
   for (int i = 0; i < 4; ++i) add_node();
