@@ -45,7 +45,7 @@ class Client:
 
     def __init__(self, nodes: Sequence[str], *, token_file: str = '', name: str = 'memkv', timeout_ms: int = 0, follow: bool = True, tls_ca: str = '', tls_cert: str = '', tls_key: str = '', tls_server_name: str = '') -> None: ...
 
-    def put(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], depths: Sequence[int] = [], recompute_costs: Sequence[int] = [], group_prints: Sequence[tuple[int, int]] = [], hold: bool = False, generation: int = 0, timeout_ms: int = 0) -> Request:
+    def put(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], depths: Sequence[int] = [], recompute_costs: Sequence[int] = [], group_prints: Sequence[tuple[int, int]] = [], ages: Sequence[int] = [], hold: bool = False, generation: int = 0, timeout_ms: int = 0) -> Request:
         """Puts whole blocks out of any contiguous buffers."""
 
     def get(self, namespace: bytes, keys: Sequence[bytes], buffers: Sequence[object], *, groups: Sequence[bytes] = [], offsets: Sequence[int] = [], generation: int = 0, timeout_ms: int = 0) -> Request:
@@ -60,9 +60,9 @@ class Client:
     def stat(self, node: int, timeout_ms: int) -> str:
         """One node's numbers: lines of `name value`."""
 
-    def list_blocks(self, node: int, cursor: int, *, count: int = 256, reads_min: int = 0, mark_not: int = 0, copies_min: int = 0, dram: bool = False, timeout_ms: int = 0) -> tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, int, int]]]:
+    def list_blocks(self, node: int, cursor: int, *, count: int = 256, reads_min: int = 0, mark_not: int = 0, copies_min: int = 0, dram: bool = False, timeout_ms: int = 0) -> tuple[int, list[tuple[bytes, int, bytes, int, int, tuple[int, int], int, int, int, int, int]]]:
         """
-        LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, group print, depth, recompute cost, reads, mark).
+        LIST: the next cursor, and per block (namespace, generation, key, incarnation, length, group print, depth, recompute cost, age in seconds, reads, mark).
         """
 
     def mark(self, node: int, namespace: bytes, generation: int, key: bytes, incarnation: int, mark: int, *, timeout_ms: int = 0) -> int:

@@ -92,13 +92,21 @@ SpaceKey = tuple[str, str, str]  # tenant, name, dialect
 
 
 @dataclass(frozen=True)
+class Former:
+    """The shares of a map before, and the epoch of the one that took its place."""
+
+    shares: Mapping[str, int]
+    until: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """All of it."""
 
     history: int
     epoch: int = EPOCH_FIRST
     members: Mapping[str, Member] = field(default_factory=dict)
-    former: Mapping[str, int] = field(default_factory=dict)  # shares by which blocks may still lie
+    formers: tuple[Former, ...] = ()  # where blocks may still lie, the latest first
     removed: tuple[tuple[str, int], ...] = ()  # (address, membership), the latest last
     spaces: Mapping[SpaceKey, Space] = field(default_factory=dict)
     tenants: Mapping[str, Tenant] = field(
@@ -130,7 +138,7 @@ def to_document(cluster: Cluster) -> dict[str, Any]:
         "epoch": cluster.epoch,
         "last_number": cluster.last_number,
         "nodes": [dataclasses.asdict(cluster.members[name]) for name in sorted(cluster.members)],
-        "former": dict(sorted(cluster.former.items())),
+        "formers": [dataclasses.asdict(former) for former in cluster.formers],
         "removed": [list(entry) for entry in cluster.removed],
         "namespaces": [_space_document(cluster.spaces[key]) for key in sorted(cluster.spaces)],
         "tenants": [_tenant_document(cluster.tenants[name]) for name in sorted(cluster.tenants)],
@@ -146,7 +154,7 @@ def from_document(document: Mapping[str, Any]) -> Cluster:
         history=int(document["history"]),
         epoch=int(document["epoch"]),
         members={member.address: member for member in members},
-        former={str(name): int(share) for name, share in document["former"].items()},
+        formers=tuple(Former(**entry) for entry in document["formers"]),
         removed=tuple((str(address), int(number)) for address, number in document["removed"]),
         spaces={(space.tenant, space.name, space.dialect): space for space in spaces},
         tenants={tenant.name: tenant for tenant in tenants},

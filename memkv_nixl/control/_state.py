@@ -6,9 +6,8 @@ nothing in the map: memkvd may well serve without its parent, and a restart move
 share back. Whatever changes the map makes the next `Cluster`; what only a running control plane
 knows (who was heard when, and with which numbers) is beside it and does not survive.
 
-When shares change, those before stay in the map as the former ones for `FORMER_S`, so that blocks
-are found where they were; of changes that follow one another within that time, those before the
-first.
+When shares change, those before stay in the map for `FORMER_S`, so that blocks are found where they
+were. Of more than `FORMERS_MAX` such the one that was in force the shortest is left out.
 
 Seconds of silence count from the start of the control plane at the earliest: its own absence is
 nobody's fault.
@@ -20,16 +19,17 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from memkv_nixl._config import check_address
 from memkv_nixl._errors import ConfigError
-from memkv_nixl.control._cluster import Cluster, Member, next_cluster, shares
+from memkv_nixl.control._cluster import Cluster, Former, Member, next_cluster, shares
 from memkv_nixl.control._limits import (
     ADDRESS_BYTES_MAX,
     DOMAIN_BYTES_MAX,
     EPOCH_LEAP_MAX,
     FORMER_S,
+    FORMERS_MAX,
     NODES_MAX,
     REMOVED_MAX,
     SOFTWARE_BYTES_MAX,
@@ -118,6 +118,13 @@ class Heard:
         }
 
 
+class _Time(NamedTuple):
+    """When shares were in force; of those that an earlier process saw nobody knows how long."""
+
+    lasted_s: float
+    ended: float
+
+
 class Membership:
     """The machine. Every call may raise RefusalError, and then nothing has changed."""
 
@@ -126,7 +133,9 @@ class Membership:
         self.timing = timing
         self.hears = hears  # of a replica that does not lead: nodes speak to another one
         self._heard = {address: Heard(now) for address in cluster.members}
-        self._former_since = now
+        self._shares_since = now
+        self._formers: dict[int, _Time] = {}  # by the epoch that took their place
+        self._start = now
         self._happened: list[Happened] = []
 
     # ---- what nodes say
@@ -224,8 +233,9 @@ class Membership:
                 )
         if lost:
             self._settle(now, {**self.cluster.members, **lost})
-        elif self.cluster.former and now - self._former_since >= FORMER_S:
-            self.cluster = next_cluster(self.cluster, former={})
+        elif any(self._is_past(now, former) for former in self.cluster.formers):
+            formers = [one for one in self.cluster.formers if not self._is_past(now, one)]
+            self.cluster = next_cluster(self.cluster, formers=tuple(formers))
 
     # ---- what operators say
 
@@ -427,11 +437,25 @@ class Membership:
     def _settle(self, now: float, members: Mapping[str, Member], **changes: Any) -> None:
         """These are the members from now on."""
         before, after = shares(self.cluster.members), shares(members)
-        former = dict(self.cluster.former)
-        if before != after and former in ({}, after):
-            former, self._former_since = before, now
-        former = {address: share for address, share in former.items() if address in members}
-        self.cluster = next_cluster(self.cluster, members=members, former=former, **changes)
+        self.cluster = next_cluster(self.cluster, members=members, **changes)
+        if before == after:
+            return
+        until = self.cluster.epoch
+        self._formers[until] = _Time(now - self._shares_since, now)
+        self._shares_since = now
+        formers = [Former(before, until), *self.cluster.formers]
+        formers = [one for one in formers if one.shares and one.shares != after]
+        if len(formers) > FORMERS_MAX:
+            formers.remove(min(formers, key=lambda one: self._time(one).lasted_s))
+        known = {one.until for one in (*formers, *self.cluster.formers)}  # it may be taken back
+        self._formers = {until: time for until, time in self._formers.items() if until in known}
+        self.cluster = dataclasses.replace(self.cluster, formers=tuple(formers))
+
+    def _time(self, former: Former) -> _Time:
+        return self._formers.get(former.until, _Time(0.0, self._start))
+
+    def _is_past(self, now: float, former: Former) -> bool:
+        return now - self._time(former).ended >= FORMER_S
 
     def _tell(self, kind: str, subject: str, text: str) -> None:
         self._happened.append(Happened(kind, subject, text))

@@ -14,6 +14,7 @@ from memkv_nixl.proto.memkv.v1.map_pb2 import ADMISSION_ALL, NODE_STATE_DRAINING
 if TYPE_CHECKING:
     from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap, TenantRule
 
+FORMERS_MAX = 3  # kFormersMax of the wire's map
 _MAGIC, _REQUEST = b"MKV1", 1
 _MAP_REPLY, _RULES, _TRUST = 21, 40, 41
 
@@ -45,7 +46,8 @@ def map_frame(map_: ClusterMap) -> bytes:
         address = node.address.encode()
         domain = node_id_of(node.failure_domain) if node.failure_domain else 0
         draining = node.state == NODE_STATE_DRAINING
-        body += struct.pack("<QII", node.node_id, node.weight, node.former_weight)
+        former = (*node.former_weights, *[0] * FORMERS_MAX)[:FORMERS_MAX]
+        body += struct.pack("<QI3I", node.node_id, node.weight, *former)
         body += struct.pack("<QBH", domain, draining, len(address)) + address
     return _frame(_MAP_REPLY, body)
 

@@ -130,8 +130,9 @@ inline constexpr std::uint64_t kOldMapMs =
     10 * 60 * 1000;                            // for so long blocks are looked for by an old map
 inline constexpr std::size_t kOldMapsMax = 4;  // that are kept
 inline constexpr std::size_t kPlacesMax = 4;   // where one block is looked for
+inline constexpr std::size_t kFormersMax = 3;  // maps before the one in force, which it names
 inline constexpr std::uint64_t kCopiedMs = 30'000;  // so long a second copy is believed in
-inline constexpr std::size_t kDropRoundsMax = 4;       // over all places of a block
+inline constexpr std::size_t kDropRoundsMax = 4;    // over all places of a block
 inline constexpr unsigned kDropsMax = 3;            // how often a drop begins again for a newer map
 inline constexpr std::uint64_t kMapAskMs = 500;     // between two questions for a map
 inline constexpr std::size_t kTokenFileBytesMax = 16 * 1024;

@@ -550,8 +550,8 @@ NB_MODULE(_native, module) {
       .def("put", &PyClient::put, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("depths") = Numbers(),
            nb::arg("recompute_costs") = Numbers(), nb::arg("group_prints") = Prints(),
-           nb::arg("ages") = Numbers(), nb::arg("hold") = false, nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,
-           "Puts whole blocks out of any contiguous buffers.")
+           nb::arg("ages") = Numbers(), nb::arg("hold") = false, nb::arg("generation") = 0,
+           nb::arg("timeout_ms") = 0, "Puts whole blocks out of any contiguous buffers.")
       .def("get", &PyClient::get, nb::arg("namespace"), nb::arg("keys"), nb::arg("buffers"),
            nb::kw_only(), nb::arg("groups") = Texts(), nb::arg("offsets") = Numbers(),
            nb::arg("generation") = 0, nb::arg("timeout_ms") = 0,

@@ -13,8 +13,8 @@ namespace memkv {
 namespace {
 
 constexpr std::uint32_t kWeightOfAll = 100;  // until there is a map that says otherwise
-// Between the numbers of two maps: one less than a map's is its former one's.
-constexpr std::uint64_t kNumberStep = 2;
+// Between the numbers of two maps there is room for those of the later one's former ones.
+constexpr std::uint64_t kNumberStep = 1 + kFormersMax;
 
 // Without the nodes that are never chosen, in one order.
 std::vector<PlacementNode> that_matters(std::vector<PlacementNode> nodes) {
@@ -23,10 +23,17 @@ std::vector<PlacementNode> that_matters(std::vector<PlacementNode> nodes) {
   return nodes;
 }
 
+void put_at(std::vector<PlacementNode>& nodes, std::size_t index, PlacementNode node,
+            std::uint32_t weight) {
+  node.weight = weight;
+  nodes.resize(std::max(nodes.size(), index + 1));
+  nodes[index] = node;
+}
+
 struct Record {
   std::string address;
   std::uint32_t weight = 0;
-  std::uint32_t former_weight = 0;
+  std::array<std::uint32_t, kFormersMax> former_weights{};
   std::uint64_t domain = 0;
   bool draining = false;
 };
@@ -44,7 +51,7 @@ Result<std::vector<Record>> checked_records(wire::MapReplyReader& reply) {
     }
     records.push_back({.address = std::move(address),
                        .weight = node->weight,
-                       .former_weight = node->former_weight,
+                       .former_weights = node->former_weights,
                        .domain = node->domain,
                        .draining = node->draining == 1});
   }
@@ -84,25 +91,34 @@ Result<bool> ClientMap::take(std::span<const std::byte> body, std::uint64_t now_
   const auto records = checked_records(*reply);
   if (!records) return fail(records.error());
   Map map{.number = maps_.front().number + kNumberStep, .published = true, .nodes = {}};
-  Map former{.published = true, .nodes = {}};
+  std::array<Map, kFormersMax> formers;
   draining_.clear();
   for (const Record& record : *records) {
     const std::size_t index = index_of(record.address);
-    map.nodes.resize(nodes_.size());
-    former.nodes.resize(nodes_.size());
-    map.nodes[index] = {
+    const PlacementNode node{
         .id = node_id_of(record.address), .weight = record.weight, .domain = record.domain};
-    former.nodes[index] = map.nodes[index];
-    former.nodes[index].weight = record.former_weight;
+    put_at(map.nodes, index, node, record.weight);
+    for (std::size_t i = 0; i < kFormersMax; ++i) {
+      put_at(formers[i].nodes, index, node, record.former_weights[i]);
+    }
     if (record.draining) draining_.push_back(static_cast<std::uint32_t>(index));
   }
   if (epoch_ <= kStaticEpoch || epoch != epoch_ + 1) missed_ns_ = now_ns;
   epoch_ = epoch;
-  former_.reset();
-  if (that_matters(former.nodes) != that_matters(map.nodes)) former_ = std::move(former);
   take_places(std::move(map), now_ns);
-  if (former_) former_->number = maps_.front().number - 1;
+  take_formers(std::move(formers));
   return true;
+}
+
+void ClientMap::take_formers(std::array<Map, kFormersMax> formers) {
+  formers_.clear();
+  for (Map& former : formers) {
+    const std::vector<PlacementNode> places = that_matters(former.nodes);
+    if (places.empty() || places == that_matters(maps_.front().nodes)) continue;
+    formers_.push_back(std::move(former));
+    formers_.back().number = maps_.front().number - formers_.size();
+    formers_.back().published = true;
+  }
 }
 
 void ClientMap::take_places(Map map, std::uint64_t now_ns) {
@@ -146,7 +162,9 @@ std::optional<ClientMap::Place> ClientMap::copy_place(const Fingerprint& group,
 }
 
 const ClientMap::Map* ClientMap::map_of(std::uint64_t number) const {
-  if (former_ && former_->number == number) return &*former_;
+  for (const Map& former : formers_) {
+    if (former.number == number) return &former;
+  }
   const auto known = std::ranges::find(maps_, number, &Map::number);
   return known == maps_.end() ? nullptr : &*known;
 }
@@ -160,8 +178,8 @@ std::optional<ClientMap::Place> ClientMap::older_place(const Fingerprint& group,
     if (!node || std::ranges::find(asked, *node) != asked.end()) return std::nullopt;
     return Place{.node = static_cast<std::uint32_t>(*node), .map = old.number};
   };
-  if (former_) {
-    if (const auto found = elsewhere(*former_)) return found;
+  for (const Map& former : formers_) {
+    if (const auto found = elsewhere(former)) return found;
   }
   for (const Map& old : maps_) {
     if (&old == &maps_.front()) continue;
@@ -189,7 +207,7 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
     if (old && now_ns - map.replaced_ns >= kOldMapMs * kNsPerMs) break;
     add_by(map);
   }
-  if (former_) add_by(*former_);
+  for (const Map& former : formers_) add_by(former);
   for (const std::uint32_t node : draining_) add(node);
   const bool knows = epoch_ <= kStaticEpoch || now_ns - missed_ns_ >= kOldMapMs * kNsPerMs;
   if (knows || mutant(Mutant::believe_history)) return places;
@@ -201,11 +219,13 @@ std::vector<std::uint32_t> ClientMap::every_place(const Fingerprint& group,
 }
 
 bool ClientMap::named(std::size_t node) const {
-  if (former_ && node < former_->nodes.size() && former_->nodes[node].id != 0) return true;
+  const auto names = [node](const Map& map) {
+    return node < map.nodes.size() && map.nodes[node].id != 0;
+  };
+  if (std::ranges::any_of(formers_, names)) return true;
   return std::ranges::any_of(maps_, [&](const Map& map) {
     const bool current = &map == &maps_.front();
-    return node < map.nodes.size() && map.nodes[node].id != 0 &&
-           (current || map.nodes[node].weight > 0);
+    return names(map) && (current || map.nodes[node].weight > 0);
   });
 }
 

@@ -1,6 +1,6 @@
 // ClientMap: the nodes that a client knows, and the maps by which it places blocks: the one in
 // force, and for kOldMapMs those it took the place of, where blocks may still lie. The map in force
-// says itself how blocks were placed before (its former map), as long as they may lie there: so
+// says itself how blocks were placed before (its former maps), as long as they may lie there: so
 // whoever begins in the middle of a move or a drain finds them, too.
 //
 // Until a node handed out a map, the nodes that the client was given are the map, all of one
@@ -9,6 +9,7 @@
 // Thread: the mind. No I/O, no clock of its own.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "base/fingerprint.h"
+#include "base/limits.h"
 #include "base/result.h"
 #include "client/placement.h"
 
@@ -52,16 +54,16 @@ class ClientMap {
   // The same by the map of this number, in force or kept; none when it is neither.
   [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group, std::uint64_t map) const;
   // Where they belonged by a map before `map` that had them on none of the nodes `asked`: first the
-  // former map of the one in force, then those that were replaced lately, the newest first. None
-  // when there is no such map.
+  // former maps of the one in force, then those that were replaced lately, each the newest first.
+  // None when there is no such map.
   [[nodiscard]] std::optional<Place> older_place(const Fingerprint& group, std::uint64_t map,
                                                  std::span<const std::uint32_t> asked,
                                                  std::uint64_t now_ns) const;
 
   // Every node that may have a block of the group, each once: the first and second places by all
-  // maps that are kept and by the former map, and the nodes that drain. Whoever began less than kOldMapMs ago, or missed
-  // a map since (or more came than are kept), does not know where others put blocks: then all nodes
-  // of the map in force, too. Without a published map the one place.
+  // maps that are kept and by the former maps, and the nodes that drain. Whoever began less than
+  // kOldMapMs ago, or missed a map since (or more came than are kept), does not know where others
+  // put blocks: then all nodes of the map in force, too. Without a published map the one place.
   [[nodiscard]] std::vector<std::uint32_t> every_place(const Fingerprint& group,
                                                        std::uint64_t now_ns) const;
 
@@ -82,13 +84,14 @@ class ClientMap {
   [[nodiscard]] std::size_t index_of(const std::string& address);
   [[nodiscard]] const Map* map_of(std::uint64_t number) const;
   void take_places(Map map, std::uint64_t now_ns);
+  void take_formers(std::array<Map, kFormersMax> formers);
   void put_in_force(Map map, std::uint64_t now_ns);
 
   std::uint32_t epoch_ = 0;
   std::uint64_t missed_ns_ = 0;  // when a map was in force last that is not, or no more, known here
   std::vector<Node> nodes_;
   std::deque<Map> maps_;                 // the newest first
-  std::optional<Map> former_;            // of the one in force, as it says itself
+  std::vector<Map> formers_;             // of the one in force, as it says itself
   std::vector<std::uint32_t> draining_;  // nodes, by the map in force
 };
 

@@ -151,8 +151,8 @@ bool ClientCore::ask_older(const std::shared_ptr<Operation>& operation, std::siz
   return true;
 }
 
-// What a drop finds after its first round came while it went on, and may have been copied from there
-// to a place that it had just left: so one more round follows, until one finds nothing.
+// What a drop finds after its first round came while it went on, and may have been copied from
+// there to a place that it had just left: so one more round follows, until one finds nothing.
 void ClientCore::go_round(Operation::Item& item, Code code) {
   if (item.round == 0) return;
   item.found = item.found || (item.times_asked > item.round && code == Code::ok);

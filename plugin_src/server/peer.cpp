@@ -295,10 +295,8 @@ void Peer::answer_map(std::uint64_t request) {
   }
   std::array<std::byte, wire::kSmallBodyMax> buffer;
   wire::MapReplyWriter writer(buffer, wire::MapHead{.epoch = server.epoch});
-  const wire::MapNode self{.node = server.node,
-                           .weight = server.options.weight,
-                           .former_weight = server.options.weight,
-                           .address = server.address};
+  const wire::MapNode self{
+      .node = server.node, .weight = server.options.weight, .address = server.address};
   if (!writer.add(self)) log(LogLevel::error, "the address '" + server.address + "' fits no MAP");
   link->send(wire::Type::map_reply, request, writer.body());
 }

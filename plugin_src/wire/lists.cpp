@@ -100,7 +100,7 @@ template <typename Side>
 void layout(Side& side, typename Side::template Of<MapNode>& node) {
   side.number(node.node);
   side.number(node.weight);
-  side.number(node.former_weight);
+  for (auto& weight : node.former_weights) side.number(weight);
   side.number(node.domain);
   side.number(node.draining);
   side.text(node.address);

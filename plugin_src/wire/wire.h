@@ -268,8 +268,9 @@ struct DropReplyHead {
 struct MapNode {
   std::uint64_t node = 0;
   std::uint32_t weight = 0;
-  // What it was before, as long as blocks may lie where that had them; 0 on all: nothing is known.
-  std::uint32_t former_weight = 0;
+  // By maps before, the newest first, as long as blocks may lie where those had them; 0 on all
+  // nodes: there is none.
+  std::array<std::uint32_t, kFormersMax> former_weights{};
   std::uint64_t domain = 0;   // what fails together has one number; 0: only itself
   std::uint8_t draining = 0;  // 1: it takes no new block, and moves away those it has
   std::string_view address;   // 1 … kAddressBytesMax, printable, no spaces

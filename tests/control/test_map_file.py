@@ -16,14 +16,14 @@ NODES = [
         address="10.0.0.7:7440",
         node_id=0x0123456789ABCDEF,
         weight=100,
-        former_weight=100,
+        former_weights=[100, 70],
         failure_domain="rack-7",
     ),
     map_pb2.MapNode(
         address="[fd00::1]:7440",
         node_id=2,
         weight=0,
-        former_weight=50,
+        former_weights=[50, 50],
         state=map_pb2.NODE_STATE_DRAINING,
     ),
 ]

@@ -36,8 +36,14 @@ def shares(state: Membership) -> dict[str, int]:
     return {node.address: node.weight for node in publish(state.cluster).message.nodes}
 
 
-def former(state: Membership) -> dict[str, int]:
-    return {node.address: node.former_weight for node in publish(state.cluster).message.nodes}
+def formers(state: Membership) -> list[dict[str, int]]:
+    """What the map says of those before it; a node that had no share is left out."""
+    nodes = publish(state.cluster).message.nodes
+    found: list[dict[str, int]] = [{} for _ in nodes[0].former_weights]
+    for node in nodes:
+        for weights, weight in zip(found, node.former_weights, strict=True):
+            weights.update({node.address: weight} if weight else {})
+    return found
 
 
 def kinds(state: Membership) -> list[str]:
@@ -94,39 +100,73 @@ def test_a_drained_node_stays_in_the_map_with_no_share() -> None:
     assert shares(state) == {A: 100}
 
 
+C, D, E = (f"10.0.0.{i}:9900" for i in range(3, 6))
+
+
+def stay(state: Membership, begin: float, end: float) -> None:
+    """Every node is heard all the time."""
+    now = begin
+    while now < end:
+        for address in state.cluster.members:
+            state.heartbeat(now, address, agent(1), (7, state.cluster.epoch), {})
+        state.tick(now)
+        now += state.timing.deadline_s / 2
+
+
 def test_the_map_says_for_ten_minutes_how_it_was_before() -> None:
     state = machine()
     state.hello(0, hello())
-    assert former(state) == {A: 100}, "of nothing there is no former map"
+    assert formers(state) == [], "before it there was none"
     state.hello(10, hello(B, weight=50))
-    assert former(state) == {A: 100, B: 0}
+    assert formers(state) == [{A: 100}]
     grown = state.cluster.epoch
-    for now in range(11, 10 + int(FORMER_S), 3):
-        state.heartbeat(now, A, agent(1), (7, grown), {})
-        state.heartbeat(now, B, agent(1), (7, grown), {})
-        state.tick(now)
-    assert (state.cluster.epoch, former(state)) == (grown, {A: 100, B: 0})
-    state.tick(10 + FORMER_S)
-    assert (state.cluster.epoch, former(state)) == (grown + 1, {A: 100, B: 50})
-    state.tick(11 + FORMER_S)
-    assert state.cluster.epoch == grown + 1, "once"
+    stay(state, 11, 9 + FORMER_S)
+    assert (state.cluster.epoch, formers(state)) == (grown, [{A: 100}])
+    stay(state, 10 + FORMER_S, 20 + FORMER_S)
+    assert (state.cluster.epoch, formers(state)) == (grown + 1, []), "one map more, not many"
 
 
-def test_of_changes_that_follow_one_another_the_map_says_how_it_was_before_the_first() -> None:
+def test_of_many_maps_before_the_one_that_was_in_force_the_shortest_is_left_out() -> None:
     state = machine()
     state.hello(0, hello())
-    state.tick(FORMER_S)
-    state.hello(FORMER_S, hello(B))
-    state.hello(FORMER_S + 1, hello("10.0.0.3:9900"))
-    assert former(state) == {A: 100, B: 0, "10.0.0.3:9900": 0}
-    again = Membership(from_document(to_document(state.cluster)), TIMING, 5000.0)
-    assert former(again) == former(state)
-    again.tick(5004)
-    assert again.cluster.former, "its own absence is no time that passed"
-    state.remove(FORMER_S + 2, "10.0.0.3:9900", force=True)
-    assert former(state) == {A: 100, B: 0}
-    state.remove(FORMER_S + 3, B, force=True)
-    assert state.cluster.former == {A: 100}, "it is as it was before, and B has blocks no more"
+    joins = {B: 100, C: 101, D: 150, E: 160}
+    for address, now in joins.items():
+        state.hello(now, hello(address))
+    assert formers(state) == [
+        dict.fromkeys((A, B, C, D), 100),
+        dict.fromkeys((A, B, C), 100),
+        {A: 100},
+    ]
+    stay(state, 161, 145 + FORMER_S)
+    assert formers(state)[:2] == [dict.fromkeys((A, B, C, D), 100), dict.fromkeys((A, B, C), 100)]
+    assert len(formers(state)) == 2, "each has its own ten minutes"
+
+
+def test_a_restart_and_a_change_that_is_taken_back_forget_no_map() -> None:
+    state = machine()
+    state.hello(0, hello())
+    state.hello(1, hello(B))
+    again = Membership(from_document(to_document(state.cluster)), TIMING, 5000)
+    assert formers(again) == formers(state) == [{A: 100}]
+    for address in (A, B):
+        again.hello(5000, hello(address))
+    stay(again, 5000, 4999 + FORMER_S)
+    assert again.cluster.formers, "its own absence is no time that passed"
+    durable = state.cluster
+    state.hello(2, hello(C))
+    state.restore(durable, 3)
+    assert formers(state) == [{A: 100}]
+    stay(state, 3, 4 + FORMER_S)
+    assert not state.cluster.formers
+
+
+def test_what_is_as_it_was_before_is_no_former_map() -> None:
+    state = machine()
+    state.hello(0, hello())
+    state.hello(100, hello(B))
+    state.remove(101, B, force=True)
+    assert shares(state) == {A: 100}
+    assert [one.shares for one in state.cluster.formers] == [{A: 100, B: 100}]
 
 
 def test_a_node_that_drains_has_its_former_weight_for_as_long_as_that_takes() -> None:
@@ -134,12 +174,11 @@ def test_a_node_that_drains_has_its_former_weight_for_as_long_as_that_takes() ->
     for address in (A, B):
         state.hello(0, hello(address))
     state.drain(0, A)
-    for now in range(0, 2 * int(FORMER_S), 3):
-        for address in (A, B):
-            state.heartbeat(now, address, agent(1), (7, state.cluster.epoch), {})
-        state.tick(now)
-    assert not state.cluster.former
-    assert (shares(state), former(state)) == ({A: 0, B: 100}, {A: 100, B: 100})
+    stay(state, 0, 3 * FORMER_S)
+    assert not state.cluster.formers
+    assert (shares(state), formers(state)) == ({A: 0, B: 100}, [{A: 100, B: 100}])
+    state.hello(3 * FORMER_S, hello(C))
+    assert formers(state) == [{A: 100, B: 100}]
 
 
 def test_a_removed_node_does_not_come_back_by_itself() -> None:

@@ -220,13 +220,13 @@ def block_frames() -> dict[str, list[Field]]:
 
 
 def map_node(
-    node: int, weights: tuple[int, int], domain: int, address: bytes, draining: int = 0
+    node: int, weights: tuple[int, ...], domain: int, address: bytes, draining: int = 0
 ) -> list[Field]:
-    weight, former = weights
+    weight, *formers = weights
     return [
         u64x(node, "node"),
         u32(weight, "weight"),
-        u32(former, "former weight"),
+        *(u32(former, "former weight") for former in formers),
         u64x(domain, "domain"),
         u8(draining, "draining"),
         *run(address, "address"),
@@ -256,9 +256,9 @@ def other_frames() -> dict[str, list[Field]]:
     answers = [*found(ABSENT, 0), *found(FLASH, 5), *found(DRAM, 64 << 20, copied=1)]
     nodes = [
         *map_node(
-            0x0123456789ABCDEF, (100, 100), _placement.node_id_of("rack-7"), b"10.0.0.7:7440"
+            0x0123456789ABCDEF, (100, 100, 70, 0), _placement.node_id_of("rack-7"), b"10.0.0.7:7440"
         ),
-        *map_node(2, (0, 50), 0, b"[fd00::1]:7440", draining=1),
+        *map_node(2, (0, 50, 50, 0), 0, b"[fd00::1]:7440", draining=1),
     ]
     blocks = [
         *listed(77, 5, b"alpha", depth=2, recompute_cost=900, age=3600, reads=9, mark=1),

@@ -29,7 +29,7 @@ MapFile Maps::first() {
 
 MapFile Maps::next() {
   if (plan_.moves) {
-    if (random_.below(2) == 0) remember();
+    remember();
     change_a_node();
   }
   settle(false);
@@ -37,9 +37,9 @@ MapFile Maps::next() {
 }
 
 void Maps::remember() {
-  std::ranges::transform(members_, former_.begin(), [](const Member& member) {
-    return member.named ? member.weight : 0;
-  });
+  std::ranges::rotate(formers_, formers_.end() - 1);
+  std::ranges::transform(members_, formers_.front().begin(),
+                         [](const Member& member) { return member.named ? member.weight : 0; });
 }
 
 MapFile Maps::last() {
@@ -96,11 +96,14 @@ MapFile Maps::publish() {
     const Member& member = members_.at(i);
     if (!member.named) continue;
     const std::string address = address_of(i);
-    (void)writer.add({.node = node_id_of(address),
-                      .weight = member.weight,
-                      .former_weight = member.draining ? kWeight : former_.at(i),
-                      .draining = static_cast<std::uint8_t>(member.draining),
-                      .address = address});
+    wire::MapNode node{.node = node_id_of(address),
+                       .weight = member.weight,
+                       .draining = static_cast<std::uint8_t>(member.draining),
+                       .address = address};
+    for (std::size_t before = 0; before < kFormersMax; ++before) {
+      node.former_weights.at(before) = member.draining ? kWeight : formers_.at(before).at(i);
+    }
+    (void)writer.add(node);
   }
   body.resize(writer.body().size());
   if (std::ranges::all_of(members_, &Member::named)) whole_.insert(epoch_);

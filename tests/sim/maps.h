@@ -2,9 +2,9 @@
 // it each has, which of them drain, and what is settled about namespaces; and who knows of it.
 //
 // Each map is the one before with something else about one node (`Plan::moves`), and with quotas
-// drawn anew; its former weights are those of the one before, or, while changes follow one another,
-// of an earlier one, and those of a node that drains its own. Namespace 7 may come to a new drop generation, for good; its TTL is that of the plan,
-// from the first map to the last. Where blocks have copies, namespace 8 is to lie on two nodes.
+// drawn anew; its former weights are those of the ones before, and a draining node's are its own.
+// Namespace 7 may come to a new drop generation, for good; its TTL is that of the plan, from the
+// first map to the last. Where blocks have copies, namespace 8 is to lie on two nodes.
 #pragma once
 
 #include <array>
@@ -69,7 +69,7 @@ class Maps {
   Random& random_;
   std::uint32_t epoch_;
   std::array<Member, kNodes> members_;
-  std::array<std::uint32_t, kNodes> former_{};  // weights
+  std::array<std::array<std::uint32_t, kNodes>, kFormersMax> formers_{};  // weights
   std::array<Settled, kTenants> settled_;
   std::array<std::uint32_t, kNodes> held_{};
   std::set<std::uint32_t> whole_;  // epochs of maps that name every node

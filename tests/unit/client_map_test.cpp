@@ -31,11 +31,15 @@ class ClientMapTest : public ClientWorldTest {
     }
     return found;
   }
-  // All nodes that are up hold this map, which says that the former weights were those.
-  void publish(std::uint32_t epoch, const Weights& weights, const Weights& former = {}) {
+  // All nodes that are up hold this map, which says that these were before it.
+  void publish(std::uint32_t epoch, const Weights& weights,
+               const std::vector<Weights>& formers = {}) {
     auto map = records(weights);
-    for (const auto& [node, weight] : former) {
-      std::ranges::find(map, nodes_[node].address, &wire::MapNode::address)->former_weight = weight;
+    for (std::size_t i = 0; i < formers.size(); ++i) {
+      for (const auto& [node, weight] : formers[i]) {
+        const auto one = std::ranges::find(map, nodes_[node].address, &wire::MapNode::address);
+        one->former_weights.at(i) = weight;
+      }
     }
     for (Node& node : nodes_) {
       if (node.fake) node.fake->hold_map(epoch, map);
@@ -248,7 +252,7 @@ class ClientMapNewcomer : public ClientMapTest {
  protected:
   void begin(const Weights& now, const Weights& former, std::size_t seed) {
     for (int i = 0; i < 3; ++i) add_node();
-    publish(7, now, former);
+    publish(7, now, {former});
     blocks_ = blocks_of(60);
     for (const auto& [key, bytes] : blocks_) {
       plant(node_by(former, key), key, bytes);
@@ -269,7 +273,7 @@ TEST_F(ClientMapNewcomer, DuringAMoveItFindsWhatTheMapBeforePlaced) {
   EXPECT_EQ(client_->stats().found_older, 2 * moved_);
   run_for(2 * kOldMapMs);
   EXPECT_EQ(get_all(), all(60, Code::ok)) << "as long as the map says so";
-  publish(8, kThree, kThree);
+  publish(8, kThree);
   std::vector<Named> one = blocks_of(1, "another");
   ASSERT_EQ(put(one), all(1, Code::ok));
   ASSERT_TRUE(follows(8));
@@ -293,9 +297,23 @@ TEST_F(ClientMapNewcomer, DuringADrainItFindsWhatDidNotMoveYet) {
   EXPECT_EQ(client_->stats().found_older, moved_);
 }
 
+TEST_F(ClientMapTest, WhoComesAfterSeveralMovesFindsWhatEachMapBeforePlaced) {
+  const std::vector<Weights> before = {
+      {{0, 100}, {1, 100}, {2, 100}}, {{0, 100}, {1, 100}}, {{0, 100}}};
+  for (int i = 0; i < 4; ++i) add_node();
+  publish(7, {{0, 100}, {1, 100}, {2, 100}, {3, 100}}, before);
+  std::vector<Named> blocks = blocks_of(90);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    plant(node_by(before[i % 3], blocks[i].first), blocks[i].first, blocks[i].second);
+  }
+  open_with_seeds({3});
+  EXPECT_EQ(get(blocks), all(90, Code::ok));
+  EXPECT_EQ(drop(blocks), all(90, Code::ok));
+}
+
 TEST_F(ClientMapTest, WhoComesWhenAllDrainFindsWhatTheMapBeforePlaced) {
   for (int i = 0; i < 3; ++i) add_node();
-  publish(2, {{0, 0}, {1, 0}, {2, 0}}, kThree);
+  publish(2, {{0, 0}, {1, 0}, {2, 0}}, {kThree});
   std::vector<Named> blocks = blocks_of(30);
   for (const auto& [key, bytes] : blocks) plant(node_by(kThree, key), key, bytes);
   open_with_seeds({0});

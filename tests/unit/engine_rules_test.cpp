@@ -1,78 +1,13 @@
-// What operators settle: drop generations, TTL, quotas, fair eviction, admission (store.h,
+// What operators settle: copies, drop generations, quotas, fair eviction, admission (store.h,
 // set_rules).
 #include <algorithm>
 #include <string>
 #include <vector>
 
-#include "unit/engine_rig.h"
+#include "unit/rules_rig.h"
 
 namespace memkv {
 namespace {
-
-constexpr std::size_t kBlock = 60'000;
-
-RigOptions small() {
-  RigOptions options;
-  options.disk_bytes = 8 * kMiB + kMiB;  // 8 segments and a bit
-  options.arena_bytes = 2 * kMiB;
-  options.store.segment_bytes = kMiB;
-  return options;
-}
-
-BlockId of_space(std::string_view key, int space, TenantId tenant = kDefaultTenant,
-                 std::uint32_t generation = 0) {
-  BlockId id = id_of(key, tenant, generation);
-  id.space.id[1] = static_cast<std::byte>(space);
-  return id;
-}
-
-SpaceRule rule_of(int space, TenantId tenant = kDefaultTenant) {
-  return {.tenant = tenant, .id = of_space("", space, tenant).space.id};
-}
-
-std::string key_of(std::uint64_t number) {
-  return "k" + std::to_string(number);
-}
-
-class Rules : public ::testing::Test {
- protected:
-  void open(RigOptions options = small()) {
-    rig = std::make_unique<Rig>(options);
-    ASSERT_TRUE(rig->open().good());
-  }
-  Code put(const BlockId& id, std::uint64_t seed = 1, std::size_t bytes = kBlock) {
-    const auto done = rig->put(id, bytes_from(seed, bytes));
-    return done ? Code::ok : done.error().code;
-  }
-  [[nodiscard]] bool has(const BlockId& id) { return rig->store->match(id, 0).present; }
-  // How many of the keys 0 … count - 1 are there; looking is no hit that lasts.
-  [[nodiscard]] std::uint64_t count(int space, std::uint64_t keys,
-                                    TenantId tenant = kDefaultTenant) {
-    std::uint64_t found = 0;
-    for (std::uint64_t i = 0; i < keys; ++i) {
-      found += has(of_space(key_of(i), space, tenant)) ? 1 : 0;
-    }
-    return found;
-  }
-  [[nodiscard]] StoreStats stats() const { return rig->store->stats(); }
-  // Until what is to be taken out was.
-  void settle() {
-    rig->world->run_until([] { return false; }, 200);
-  }
-  void pass(std::uint64_t seconds) {
-    rig->world->after(seconds * 1'000'000'000, [] {});
-    const std::uint64_t until = rig->world->clock().now_ns() + seconds * 1'000'000'000;
-    ASSERT_TRUE(rig->world->run_until([&] { return rig->world->clock().now_ns() >= until; },
-                                      2 * seconds * 1000));
-  }
-  void again() {
-    ASSERT_TRUE(rig->rest());
-    ASSERT_TRUE(rig->close().good());
-    ASSERT_TRUE(rig->open().good());
-  }
-
-  std::unique_ptr<Rig> rig;
-};
 
 // ---- copies
 
@@ -265,91 +200,6 @@ TEST_F(Rules, DroppingALargeNamespaceTakesNoRoomFromOthers) {
   EXPECT_EQ(count(2, 40), 40u);
   again();
   EXPECT_EQ(stats().blocks, 40u);
-}
-
-// ---- TTL
-
-TEST_F(Rules, ABlockThatOutlivedItsTtlIsAMissAlsoAfterARestart) {
-  open();
-  SpaceRule rule = rule_of(1);
-  rule.ttl_s = 100;
-  rig->store->set_rules({{rule}, {}});
-  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
-  ASSERT_EQ(put(of_space("b", 1)), Code::ok);
-  ASSERT_EQ(put(of_space("a", 2)), Code::ok);
-  again();
-  rig->store->set_rules({{rule}, {}});
-  rig->world->step_wall_clock(98);
-  EXPECT_TRUE(has(of_space("a", 1)));
-  rig->world->step_wall_clock(2);
-  EXPECT_EQ(rig->get(of_space("a", 1), 0, 1).error().code, Code::not_found);
-  EXPECT_FALSE(has(of_space("b", 1)));
-  EXPECT_TRUE(has(of_space("a", 2))) << "no TTL";
-  EXPECT_EQ(stats().expired_blocks, 2u);
-  // What was a miss stays one, whatever the rules and the clock say then.
-  again();
-  rig->world->step_wall_clock(-50);
-  rig->store->set_rules({});
-  EXPECT_FALSE(has(of_space("a", 1)));
-  EXPECT_EQ(put(of_space("a", 1), 5), Code::ok) << "it can be put again";
-  EXPECT_EQ(rig->get(of_space("a", 1)).value(), bytes_from(5, kBlock));
-}
-
-TEST_F(Rules, ABlockKeepsItsAgeWhenItMoves) {
-  RigOptions options = small();
-  options.store.rewrite_percent = 25;
-  open(options);
-  SpaceRule rule = rule_of(1);
-  rule.ttl_s = 100;
-  rig->store->set_rules({{rule}, {}});
-  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
-  ASSERT_TRUE(rig->rest());
-  rig->world->step_wall_clock(60);
-  ASSERT_TRUE(has(of_space("a", 1)));
-  for (std::uint64_t i = 0; stats().rewritten_blocks == 0; ++i) {
-    ASSERT_LT(i, 400u);
-    ASSERT_EQ(put(of_space(key_of(i), 2)), Code::ok);
-  }
-  again();
-  rig->store->set_rules({{rule}, {}});
-  EXPECT_TRUE(has(of_space("a", 1)));
-  rig->world->step_wall_clock(40);
-  EXPECT_FALSE(has(of_space("a", 1)));
-}
-
-TEST_F(Rules, ABlockThatComesFromAnotherNodeIsAsOldAsItWasThere) {
-  open();
-  SpaceRule rule = rule_of(1);
-  rule.ttl_s = 100;
-  rig->store->set_rules({{rule}, {}});
-  const BlockId id = of_space("a", 1);
-  ASSERT_TRUE(rig->put(id, bytes_from(1, kBlock), {.age_s = 70}));
-  ASSERT_TRUE(rig->put(of_space("b", 1), bytes_from(1, kBlock), {.age_s = 100}));
-  EXPECT_FALSE(has(of_space("b", 1)));
-  rig->world->step_wall_clock(10);
-  const auto listing = rig->wait<Result<Listing>>(
-      [&](auto done) { rig->store->list({.count = 2}, std::move(done)); });
-  ASSERT_TRUE(listing && *listing);
-  ASSERT_EQ((*listing)->blocks.size(), 1u);
-  EXPECT_EQ((*listing)->blocks[0].traits.age_s, 80u);
-  again();
-  rig->store->set_rules({{rule}, {}});
-  rig->world->step_wall_clock(19);
-  EXPECT_TRUE(has(id));
-  rig->world->step_wall_clock(1);
-  EXPECT_FALSE(has(id));
-}
-
-TEST_F(Rules, ABlockOfTheFutureIsAMissAndAClockThatIsSetBackALittleIsNone) {
-  open();
-  SpaceRule rule = rule_of(1);
-  rule.ttl_s = 1000;
-  rig->store->set_rules({{rule}, {}});
-  ASSERT_EQ(put(of_space("a", 1)), Code::ok);
-  rig->world->step_wall_clock(-50);
-  EXPECT_TRUE(has(of_space("a", 1)));
-  rig->world->step_wall_clock(-50);
-  EXPECT_FALSE(has(of_space("a", 1)));
 }
 
 // ---- quotas

@@ -260,8 +260,8 @@ Body put_body_with_key(std::size_t key_bytes) {
   ByteWriter writer(body);
   writer.zeros(20);  // namespace
   writer.u32(1);
-  writer.u32(100);  // length
-  writer.zeros(24);
+  writer.u32(100);   // length
+  writer.zeros(28);  // the traits
   writer.u16(static_cast<std::uint16_t>(key_bytes));
   writer.raw(Body(key_bytes, std::byte{'k'}));
   body.resize(writer.size());

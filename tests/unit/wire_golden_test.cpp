@@ -379,8 +379,9 @@ TEST(WireGolden, DropReply) {
 }
 
 TEST(WireGolden, MapReply) {
-  const std::vector<MapNode> nodes{{kNode, 100, 100, node_id_of("rack-7"), 0, "10.0.0.7:7440"},
-                                   {2, 0, 50, 0, 1, "[fd00::1]:7440"}};
+  const std::vector<MapNode> nodes{
+      {kNode, 100, {100, 70, 0}, node_id_of("rack-7"), 0, "10.0.0.7:7440"},
+      {2, 0, {50, 50, 0}, 0, 1, "[fd00::1]:7440"}};
   auto golden = expect_list<MapHead, MapNode>("map_reply", Type::map_reply, 7, MapHead{5}, nodes);
   Result<MapReplyReader> reply = MapReplyReader::open(golden.body);
   ASSERT_TRUE(reply);
@@ -390,7 +391,7 @@ TEST(WireGolden, MapReply) {
     ASSERT_TRUE(node);
     EXPECT_EQ(node->node, sent.node);
     EXPECT_EQ(node->weight, sent.weight);
-    EXPECT_EQ(node->former_weight, sent.former_weight);
+    EXPECT_EQ(node->former_weights, sent.former_weights);
     EXPECT_EQ(node->domain, sent.domain);
     EXPECT_EQ(node->draining, sent.draining);
     EXPECT_EQ(node->address, sent.address);

@@ -55,7 +55,7 @@ Bytes key_record(std::size_t key) {
 Bytes put_record(std::uint32_t length, std::size_t key) {
   Bytes bytes;
   append(bytes, length);
-  bytes.resize(28, std::byte{0xff});  // the traits: anything goes
+  bytes.resize(32, std::byte{0xff});  // the traits: anything goes
   append_run(bytes, key);
   return bytes;
 }
@@ -169,7 +169,7 @@ TEST(WireList, ListedBlocksHaveALengthAndAKey) {
   const auto listed = [](std::uint32_t length, std::size_t key, std::uint8_t zero = 0) {
     Bytes record(28);
     append(record, length);
-    record.resize(58);
+    record.resize(62);
     append(record, std::uint16_t{zero});
     append_run(record, key, 'k');
     const Code code = opened<ListReplyReader>(12, 1, record);
@@ -202,13 +202,13 @@ TEST(WireList, AddressesAreShortAndPrintable) {
     Bytes record;
     append(record, std::uint64_t{1});
     append(record, std::uint32_t{1});
-    append(record, std::uint32_t{1});
+    record.resize(24);
     append(record, std::uint64_t{1});
     record.push_back(std::byte{1});
     append_run(record, size, value);
     const Code code = opened<MapReplyReader>(4, 1, record);
     const std::string address(size, value);
-    EXPECT_EQ(taken<MapHead>(MapNode{1, 1, 1, 1, 1, address}), code == Code::ok);
+    EXPECT_EQ(taken<MapHead>(MapNode{1, 1, {}, 1, 1, address}), code == Code::ok);
     return code;
   };
   EXPECT_EQ(map(0, 'a'), Code::protocol);
@@ -252,9 +252,9 @@ TEST(WireList, CountsHaveLimits) {
   expect_count_limit<Namespace, GetItem>(kSpaceBytes, kBatchMax, {0, 1, key}, get_record(0, 1, 1));
   expect_count_limit<MatchReplyHead, Found>(8, kItemsMax, {}, Bytes(8));
   expect_count_limit<DropReplyHead, DropCode>(4, kItemsMax, {}, Bytes(1));
-  Bytes node(25);
+  Bytes node(33);
   append_run(node, 1);
-  expect_count_limit<MapHead, MapNode>(4, kNodesMax, {0, 0, 0, 0, 0, "k"}, node);
+  expect_count_limit<MapHead, MapNode>(4, kNodesMax, {0, 0, {}, 0, 0, "k"}, node);
 }
 
 TEST(WireList, OnlyAMapMayBeEmpty) {

@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12memkv/v1/map.proto\x12\x08memkv.v1\"\xa2\x01\n\nClusterMap\x12\x0f\n\x07history\x18\x01 \x01(\x06\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12 \n\x05nodes\x18\x03 \x03(\x0b\x32\x11.memkv.v1.MapNode\x12+\n\nnamespaces\x18\x04 \x03(\x0b\x32\x17.memkv.v1.NamespaceRule\x12%\n\x07tenants\x18\x05 \x03(\x0b\x32\x14.memkv.v1.TenantRule\"w\n\x07MapNode\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x06\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x16\n\x0e\x66\x61ilure_domain\x18\x04 \x01(\t\x12\"\n\x05state\x18\x05 \x01(\x0e\x32\x13.memkv.v1.NodeState\"m\n\rNamespaceRule\x12\x0e\n\x06tenant\x18\x01 \x01(\x06\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x17\n\x0f\x64rop_generation\x18\x03 \x01(\r\x12\'\n\x05rules\x18\x04 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\"\xb3\x01\n\x0eNamespaceRules\x12\x18\n\x0bquota_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05ttl_s\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x13\n\x06\x63opies\x18\x03 \x01(\rH\x02\x88\x01\x01\x12+\n\tadmission\x18\x04 \x01(\x0e\x32\x13.memkv.v1.AdmissionH\x03\x88\x01\x01\x42\x0e\n\x0c_quota_bytesB\x08\n\x06_ttl_sB\t\n\x07_copiesB\x0c\n\n_admission\"f\n\nTenantRule\x12\x0e\n\x06tenant\x18\x01 \x01(\x06\x12\x13\n\x0bquota_bytes\x18\x02 \x01(\x04\x12\"\n\x04keys\x18\x03 \x03(\x0b\x32\x14.memkv.v1.TrustedKey\x12\x0f\n\x07revoked\x18\x04 \x03(\x0c\"=\n\nTrustedKey\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0f\n\x07until_s\x18\x03 \x01(\x04*\x84\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_SERVING\x10\x01\x12\x15\n\x11NODE_STATE_SILENT\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04*k\n\tAdmission\x12\x19\n\x15\x41\x44MISSION_UNSPECIFIED\x10\x00\x12\x11\n\rADMISSION_ALL\x10\x01\x12\x1a\n\x16\x41\x44MISSION_SECOND_TOUCH\x10\x02\x12\x14\n\x10\x41\x44MISSION_BUDGET\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12memkv/v1/map.proto\x12\x08memkv.v1\"\xa2\x01\n\nClusterMap\x12\x0f\n\x07history\x18\x01 \x01(\x06\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12 \n\x05nodes\x18\x03 \x03(\x0b\x32\x11.memkv.v1.MapNode\x12+\n\nnamespaces\x18\x04 \x03(\x0b\x32\x17.memkv.v1.NamespaceRule\x12%\n\x07tenants\x18\x05 \x03(\x0b\x32\x14.memkv.v1.TenantRule\"\x8f\x01\n\x07MapNode\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x06\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x16\n\x0e\x66\x61ilure_domain\x18\x04 \x01(\t\x12\"\n\x05state\x18\x05 \x01(\x0e\x32\x13.memkv.v1.NodeState\x12\x16\n\x0e\x66ormer_weights\x18\x06 \x03(\r\"m\n\rNamespaceRule\x12\x0e\n\x06tenant\x18\x01 \x01(\x06\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x17\n\x0f\x64rop_generation\x18\x03 \x01(\r\x12\'\n\x05rules\x18\x04 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\"\xb3\x01\n\x0eNamespaceRules\x12\x18\n\x0bquota_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05ttl_s\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x13\n\x06\x63opies\x18\x03 \x01(\rH\x02\x88\x01\x01\x12+\n\tadmission\x18\x04 \x01(\x0e\x32\x13.memkv.v1.AdmissionH\x03\x88\x01\x01\x42\x0e\n\x0c_quota_bytesB\x08\n\x06_ttl_sB\t\n\x07_copiesB\x0c\n\n_admission\"f\n\nTenantRule\x12\x0e\n\x06tenant\x18\x01 \x01(\x06\x12\x13\n\x0bquota_bytes\x18\x02 \x01(\x04\x12\"\n\x04keys\x18\x03 \x03(\x0b\x32\x14.memkv.v1.TrustedKey\x12\x0f\n\x07revoked\x18\x04 \x03(\x0c\"=\n\nTrustedKey\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0f\n\x07until_s\x18\x03 \x01(\x04*\x84\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_SERVING\x10\x01\x12\x15\n\x11NODE_STATE_SILENT\x10\x02\x12\x13\n\x0fNODE_STATE_LOST\x10\x03\x12\x17\n\x13NODE_STATE_DRAINING\x10\x04*k\n\tAdmission\x12\x19\n\x15\x41\x44MISSION_UNSPECIFIED\x10\x00\x12\x11\n\rADMISSION_ALL\x10\x01\x12\x1a\n\x16\x41\x44MISSION_SECOND_TOUCH\x10\x02\x12\x14\n\x10\x41\x44MISSION_BUDGET\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'memkv_nixl.proto.memkv.v1.map_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=779
-  _globals['_NODESTATE']._serialized_end=911
-  _globals['_ADMISSION']._serialized_start=913
-  _globals['_ADMISSION']._serialized_end=1020
+  _globals['_NODESTATE']._serialized_start=804
+  _globals['_NODESTATE']._serialized_end=936
+  _globals['_ADMISSION']._serialized_start=938
+  _globals['_ADMISSION']._serialized_end=1045
   _globals['_CLUSTERMAP']._serialized_start=33
   _globals['_CLUSTERMAP']._serialized_end=195
-  _globals['_MAPNODE']._serialized_start=197
-  _globals['_MAPNODE']._serialized_end=316
-  _globals['_NAMESPACERULE']._serialized_start=318
-  _globals['_NAMESPACERULE']._serialized_end=427
-  _globals['_NAMESPACERULES']._serialized_start=430
-  _globals['_NAMESPACERULES']._serialized_end=609
-  _globals['_TENANTRULE']._serialized_start=611
-  _globals['_TENANTRULE']._serialized_end=713
-  _globals['_TRUSTEDKEY']._serialized_start=715
-  _globals['_TRUSTEDKEY']._serialized_end=776
+  _globals['_MAPNODE']._serialized_start=198
+  _globals['_MAPNODE']._serialized_end=341
+  _globals['_NAMESPACERULE']._serialized_start=343
+  _globals['_NAMESPACERULE']._serialized_end=452
+  _globals['_NAMESPACERULES']._serialized_start=455
+  _globals['_NAMESPACERULES']._serialized_end=634
+  _globals['_TENANTRULE']._serialized_start=636
+  _globals['_TENANTRULE']._serialized_end=738
+  _globals['_TRUSTEDKEY']._serialized_start=740
+  _globals['_TRUSTEDKEY']._serialized_end=801
 # @@protoc_insertion_point(module_scope)

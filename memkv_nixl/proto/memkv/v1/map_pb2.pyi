@@ -141,6 +141,7 @@ class MapNode(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     FAILURE_DOMAIN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    FORMER_WEIGHTS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Where clients find it, "host:port"; also its name."""
     node_id: _builtins.int
@@ -151,6 +152,12 @@ class MapNode(_message.Message):
     """What fails together with it, say a rack; empty: only itself."""
     state: Global___NodeState.ValueType
     """Why its weight is what it is: SERVING, DRAINING or LOST."""
+    @_builtins.property
+    def former_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its weight by each of the maps before, the latest first, where blocks may still lie as they were
+        put; that of a node which drains is its own until it is gone. As many on every node, at most 3.
+        """
+
     def __init__(
         self,
         *,
@@ -159,10 +166,11 @@ class MapNode(_message.Message):
         weight: _builtins.int = ...,
         failure_domain: _builtins.str = ...,
         state: Global___NodeState.ValueType = ...,
+        former_weights: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failure_domain", b"failure_domain", "node_id", b"node_id", "state", b"state", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failure_domain", b"failure_domain", "former_weights", b"former_weights", "node_id", b"node_id", "state", b"state", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
