@@ -96,7 +96,7 @@ class Peer:
     # ---- requests, one at a time
 
     def put(self, space: bytes, key: bytes, block: bytes) -> str:
-        head = struct.pack("<IQQII", len(block), 1, 2, 0, 0)
+        head = struct.pack("<IQQIII", len(block), 1, 2, 0, 0, 0)
         request = self._ask(PUT, _named(space) + head + _run(key))
         came, body = self._frame()
         if came == GRANT:

@@ -96,6 +96,9 @@ def test_who_comes_while_the_pool_grows_or_a_node_drains_misses_nothing(
         client.close()
 
         stack.enter_context(machines[2].agent(plane.address, *slow))
+        with operator(plane.address) as calls:
+            calls.wait_event("node_joined", 3)
+            calls.wait_nodes(lambda node: node.epoch >= 4)
         newcomer = Client([machines[2].address])
         assert get(newcomer, KEYS) == ["ok"] * len(KEYS)
         moved = [key for key in KEYS if home(key, machines) == machines[2].address]
