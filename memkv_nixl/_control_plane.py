@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+INSTALL = "pip install 'memkv-nixl[control]'"  # what it needs
+
 
 class Refusal(NamedTuple):
     """What a status says beside its sentence (docs/formats/control.md); empty: nothing."""

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import sys
 from collections.abc import Sequence
 
 from memkv_nixl import __version__
 from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, MissError, UsageError
-from memkv_nixl.cli import (
-    _blocks,
-    _cluster,
-    _control,
-    _demo,
-    _doctor,
-    _engine_config,
-    _node,
-    _plugins,
-    _pool_status,
-    _replay,
-    _status,
-    _tenants,
-    _up,
-)
 from memkv_nixl.cli._output import Output
+
+# Which module has which commands, in the order of `memkv --help`.
+MODULES = {
+    "_up": ("up",),
+    "_demo": ("demo",),
+    "_doctor": ("doctor",),
+    "_engine_config": ("config",),
+    "_plugins": ("plugins",),
+    "_node": ("node",),
+    "_control": ("control",),
+    "_cluster": ("nodes", "namespaces"),
+    "_tenants": ("tenants", "token"),
+    "_blocks": ("put", "get", "match", "drop"),
+    "_status": ("status",),
+    "_replay": ("replay",),
+    "_pool_status": ("events",),
+}
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -39,7 +42,8 @@ EXIT_DISMISSED = 5  # deploy/systemd/memkv-node@.service knows it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = _parser(words).parse_args(words)
     output = Output(as_json=args.json)
     try:
         return int(args.run(args, output) or EXIT_OK)
@@ -64,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Of the command that these words begin with, whose module alone is loaded; else of all."""
     parser = argparse.ArgumentParser(
         prog="memkv",
         description="MemKV-NIXL: a shared, flash-backed tier for the KV cache of LLM inference.",
@@ -76,21 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one JSON document on standard output")
     common.add_argument("--config", metavar="FILE", help="a YAML file of settings")
-    groups = (
-        _up,
-        _demo,
-        _doctor,
-        _engine_config,
-        _plugins,
-        _node,
-        _control,
-        _cluster,
-        _tenants,
-        _blocks,
-        _status,
-        _replay,
-        _pool_status,
-    )
-    for group in groups:
-        group.add_commands(commands, common)
+    wanted = [name for name, has in MODULES.items() if words and words[0] in has]
+    for name in wanted or MODULES:
+        importlib.import_module(f"{__name__}.{name}").add_commands(commands, common)
     return parser

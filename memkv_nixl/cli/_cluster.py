@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from memkv_nixl._config import check_address
-from memkv_nixl._control_plane import Replicas, refusal_of
+from memkv_nixl._control_plane import INSTALL, Replicas, refusal_of
 from memkv_nixl._copies import one_failure
 from memkv_nixl._errors import ConfigError, MemKVError, RefusedError, UnreachableError
 from memkv_nixl._sizes import format_size, parse_size
-from memkv_nixl.cli._node import INSTALL
 from memkv_nixl.cli._output import Output, table
 
 CONTROL_DEFAULT = "127.0.0.1:9910"

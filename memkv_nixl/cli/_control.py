@@ -8,9 +8,9 @@ import logging
 from typing import Any
 
 from memkv_nixl._config import ControlSettings, load_settings
+from memkv_nixl._control_plane import INSTALL
 from memkv_nixl._errors import ConfigError
 from memkv_nixl.cli._logs import log_to_stderr
-from memkv_nixl.cli._node import INSTALL
 from memkv_nixl.cli._output import Output
 
 _TEXTS = {

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from memkv_nixl._config import NodeSettings, load_settings
+from memkv_nixl._control_plane import INSTALL
 from memkv_nixl._daemon import memkvd_flags, memkvd_path
 from memkv_nixl._errors import ConfigError
 from memkv_nixl.cli._logs import log_to_stderr
@@ -18,7 +19,6 @@ from memkv_nixl.cli._output import Output
 if TYPE_CHECKING:
     from memkv_nixl.store._kept_daemon import Running
 
-INSTALL = "pip install 'memkv-nixl[control]'"
 
 _SIZES = {
     "capacity": "of a file to make or grow (default: as large as the device is)",
