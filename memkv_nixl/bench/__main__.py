@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from memkv_nixl.bench import _control, _copies, _nixl, _path, _tls
+from memkv_nixl.bench import _control, _copies, _crc, _nixl, _path, _tls
 
 
 def main() -> int:
@@ -17,6 +17,7 @@ def main() -> int:
     _control.add_command(benches)
     _tls.add_command(benches)
     _copies.add_command(benches)
+    _crc.add_command(benches)
     args = parser.parse_args()
     return int(args.run(args))
 
