@@ -154,7 +154,7 @@ def from_document(document: Mapping[str, Any]) -> Cluster:
         history=int(document["history"]),
         epoch=int(document["epoch"]),
         members={member.address: member for member in members},
-        formers=tuple(Former(**entry) for entry in document["formers"]),
+        formers=tuple(Former(**entry) for entry in document.get("formers", ())),
         removed=tuple((str(address), int(number)) for address, number in document["removed"]),
         spaces={(space.tenant, space.name, space.dialect): space for space in spaces},
         tenants={tenant.name: tenant for tenant in tenants},

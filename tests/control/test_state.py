@@ -160,6 +160,14 @@ def test_a_restart_and_a_change_that_is_taken_back_forget_no_map() -> None:
     assert not state.cluster.formers
 
 
+def test_a_state_from_before_there_were_former_maps_is_read() -> None:
+    state = machine()
+    state.hello(0, hello())
+    document = to_document(state.cluster)
+    del document["formers"]
+    assert from_document(document) == state.cluster
+
+
 def test_what_is_as_it_was_before_is_no_former_map() -> None:
     state = machine()
     state.hello(0, hello())
