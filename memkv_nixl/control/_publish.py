@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from memkv_nixl._native import place_ranked
 from memkv_nixl._placement import node_id_of
-from memkv_nixl.control._cluster import Cluster, Member, Rules, Space, Tenant, shares
+from memkv_nixl.control._cluster import Cluster, Member, Rules, Space, Tenant
 from memkv_nixl.control._limits import NODES_MAX
 from memkv_nixl.proto.memkv.v1 import map_pb2 as pb
 
@@ -101,18 +101,8 @@ def _node(member: Member, cluster: Cluster) -> pb.MapNode:
         weight=member.share,
         failure_domain=member.failure_domain,
         state=state,
-        former_weights=_former_weights(member, cluster),
+        former_weights=[one.shares.get(member.address, 0) for one in cluster.formers],
     )
-
-
-def _former_weights(member: Member, cluster: Cluster) -> list[int]:
-    """What drains has blocks until they are moved, however long that takes."""
-    drains = any(one.draining for one in cluster.members.values())
-    before = [former.shares for former in cluster.formers]
-    if drains and not before:
-        before = [shares(cluster.members)]
-    stays = member.draining and not member.lost
-    return [member.weight if stays else each.get(member.address, 0) for each in before]
 
 
 def _namespace(space: Space, numbers: dict[str, int]) -> pb.NamespaceRule:

@@ -7,7 +7,8 @@ share back. Whatever changes the map makes the next `Cluster`; what only a runni
 knows (who was heard when, and with which numbers) is beside it and does not survive.
 
 When shares change, those before stay in the map for `FORMER_S`, so that blocks are found where they
-were. Of more than `FORMERS_MAX` such the one that was in force the shortest is left out.
+were; and as long as a node drains that had a share then. Of more than `FORMERS_MAX` such the one
+that was in force the shortest is left out.
 
 Seconds of silence count from the start of the control plane at the earliest: its own absence is
 nobody's fault.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -133,7 +135,7 @@ class Membership:
         self.timing = timing
         self.hears = hears  # of a replica that does not lead: nodes speak to another one
         self._heard = {address: Heard(now) for address in cluster.members}
-        self._shares_since = now
+        self._shares_since = -math.inf  # nobody knows, and a restart makes no map a short one
         self._formers: dict[int, _Time] = {}  # by the epoch that took their place
         self._start = now
         self._happened: list[Happened] = []
@@ -440,22 +442,34 @@ class Membership:
         self.cluster = next_cluster(self.cluster, members=members, **changes)
         if before == after:
             return
-        until = self.cluster.epoch
-        self._formers[until] = _Time(now - self._shares_since, now)
-        self._shares_since = now
-        formers = [Former(before, until), *self.cluster.formers]
-        formers = [one for one in formers if one.shares and one.shares != after]
+        former = Former(before, self.cluster.epoch)
+        self._formers = {
+            until: time for until, time in self._formers.items() if now - time.ended < FORMER_S
+        }
+        self._formers[former.until] = _Time(now - self._shares_since, now)
+        # What is in force again has been so before.
+        again = [one for one in self.cluster.formers if one.shares == after]
+        self._shares_since = now - sum(self._time(one).lasted_s for one in again)
+        formers = [former, *(one for one in self.cluster.formers if one not in again)]
+        formers = [one for one in formers if one.shares]
         if len(formers) > FORMERS_MAX:
-            formers.remove(min(formers, key=lambda one: self._time(one).lasted_s))
-        known = {one.until for one in (*formers, *self.cluster.formers)}  # it may be taken back
-        self._formers = {until: time for until, time in self._formers.items() if until in known}
+            formers.remove(
+                min(formers, key=lambda one: (self._drains(one), self._time(one).lasted_s))
+            )
         self.cluster = dataclasses.replace(self.cluster, formers=tuple(formers))
 
     def _time(self, former: Former) -> _Time:
-        return self._formers.get(former.until, _Time(0.0, self._start))
+        return self._formers.get(former.until, _Time(math.inf, self._start))
+
+    def _drains(self, former: Former) -> bool:
+        """Whether blocks that it placed wait on a node to be moved."""
+        members = self.cluster.members.values()
+        return any(
+            one.draining and not one.lost and one.address in former.shares for one in members
+        )
 
     def _is_past(self, now: float, former: Former) -> bool:
-        return now - self._time(former).ended >= FORMER_S
+        return now - self._time(former).ended >= FORMER_S and not self._drains(former)
 
     def _tell(self, kind: str, subject: str, text: str) -> None:
         self._happened.append(Happened(kind, subject, text))

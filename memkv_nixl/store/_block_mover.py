@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -59,6 +60,12 @@ class Block(NamedTuple):
     age_s: int  # since it was put first, wherever that was
     reads: int
     mark: int
+    listed_at: float = 0.0  # by the clock of `time.monotonic`
+
+    @property
+    def age_now_s(self) -> int:
+        """Not too little: what is a miss for its age stays one."""
+        return self.age_s + math.ceil(time.monotonic() - self.listed_at)
 
 
 @dataclass
@@ -171,7 +178,7 @@ class BlockMover:
         targets = _Targets(map_, self._address)
         self._still = still
         self._drain = of
-        mark = of.begin_pass((map_.history, map_.epoch))
+        mark = of.begin_pass(map_)
         try:
             for token in tokens:
                 self._token = token
@@ -218,6 +225,7 @@ class BlockMover:
     def _pages(self, look: Look) -> Iterator[list[Block]]:
         cursor = 0
         while True:
+            asked_at = time.monotonic()
             cursor, rows = self._own.list_blocks(
                 0,
                 cursor,
@@ -229,7 +237,7 @@ class BlockMover:
                 timeout_ms=_TIMEOUT_MS,
             )
             if rows:
-                yield [Block(*row) for row in rows]
+                yield [Block(*row, listed_at=asked_at) for row in rows]
             if cursor == 0:
                 return
 
@@ -328,7 +336,7 @@ class BlockMover:
             depths=[block.depth],
             recompute_costs=[block.recompute_cost],
             group_prints=[block.group],
-            ages=[block.age_s],
+            ages=[block.age_now_s],
             hold=True,
             generation=block.generation,
             timeout_ms=_TIMEOUT_MS,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap
+from memkv_nixl.store._drain import Places, places_of
 
 _REST_S = (5.0, 60.0)  # the first pause, and the longest
 _COPIED = 1
@@ -37,7 +38,7 @@ class CopyRounds:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._nodes: tuple[tuple[int, int, str], ...] = ()
+        self._places: Places = ()
         self._all = True  # nobody asked for those that have the mark since the nodes changed
         self._boots: dict[str, int] = {}
         self._rest_s = 0.0
@@ -49,9 +50,9 @@ class CopyRounds:
         for address, boot in boots.items():
             self._all = self._all or self._boots.get(address, boot) != boot
         self._boots.update(boots)
-        nodes = tuple((node.node_id, node.weight, node.failure_domain) for node in map_.nodes)
-        if nodes != self._nodes:
-            self._nodes, self._all = nodes, True
+        places = places_of(map_)
+        if places != self._places:
+            self._places, self._all = places, True
             self._rest_s = self._rest_until = 0.0
         settled = any(space.rules.copies > 1 for space in map_.namespaces)
         due = self._all or waiting > 0

@@ -14,6 +14,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memkv_nixl.proto.memkv.v1.map_pb2 import ClusterMap
 
 REFUSAL_OF_MARK = {2: "no_space", 3: "conflict", 4: "too_large", 5: "invalid"}
 MARK_OF_REFUSAL = {code: mark for mark, code in REFUSAL_OF_MARK.items()}
@@ -21,6 +25,14 @@ _MARK_FIRST = 6  # 1 is that of a second copy
 MARKS = 256 - _MARK_FIRST  # a mark is one byte
 _RETRY_S = 600.0
 _CLEAN_PASSES = 2
+
+
+Places = tuple[tuple[int, int, str], ...]
+
+
+def places_of(map_: ClusterMap) -> Places:
+    """What of a map says where blocks belong; other maps may say the same."""
+    return tuple((node.node_id, node.weight, node.failure_domain) for node in map_.nodes)
 
 
 class Drain:
@@ -32,7 +44,8 @@ class Drain:
         self.swept: set[str] = set()  # tokens whose blocks bear no mark of a former drain
         self.last_listing = False  # this pass lists all blocks now, not only what is read
         self._clock = clock
-        self._map = (0, 0)
+        self._places: Places = ()
+        self._mark = _MARK_FIRST
         self._clean = 0  # passes on end that found nothing
         self._found = 0
         self._left: Counter[str] = Counter()  # by this pass
@@ -40,18 +53,19 @@ class Drain:
         self._retries = False
         self._retry_at = 0.0  # 0: by the next pass
 
-    def begin_pass(self, map_: tuple[int, int]) -> int:
-        """The mark of what lies where this map, (history, epoch), has it; by another map it is
-        another mark, for then blocks belong elsewhere."""
-        if map_ != self._map:
-            self._map = map_
+    def begin_pass(self, map_: ClusterMap) -> int:
+        """The mark of what lies where this map has it; where another one has blocks elsewhere it is
+        another mark."""
+        if places_of(map_) != self._places:
+            self._places = places_of(map_)
+            self._mark = _MARK_FIRST + map_.epoch % MARKS
             self.again()
         self._found = 0
         self._left = Counter()
         self._retries = self._clock() >= self._retry_at
         if self._retries:
             self._retry_at = self._clock() + _RETRY_S
-        return _MARK_FIRST + map_[1] % MARKS
+        return self._mark
 
     def end_pass(self) -> None:
         """Nothing kept this pass from being a whole one."""
@@ -94,13 +108,13 @@ class Drain:
 
     # ---- how far it is
 
-    def drained_by(self, map_: tuple[int, int]) -> bool:
+    def drained_by(self, map_: ClusterMap) -> bool:
         """Whether every block lies on another node, where this map has it."""
         return self._ended(map_) and not self._left_behind
 
-    def left_behind(self, map_: tuple[int, int]) -> dict[str, int]:
+    def left_behind(self, map_: ClusterMap) -> dict[str, int]:
         """What is here still when nothing else is left to move, by why it was refused."""
         return dict(self._left_behind) if self._ended(map_) else {}
 
-    def _ended(self, map_: tuple[int, int]) -> bool:
-        return map_ == self._map and self._clean >= _CLEAN_PASSES
+    def _ended(self, map_: ClusterMap) -> bool:
+        return self._clean >= _CLEAN_PASSES and places_of(map_) == self._places

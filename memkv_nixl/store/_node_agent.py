@@ -347,8 +347,7 @@ class NodeAgent:
         if self._mover is None:
             return numbers
         moved, drain = self._mover.moved, self._drain
-        held = (self._map.history, self._map.epoch)
-        left = {f"left_{code}": count for code, count in drain.left_behind(held).items()}
+        left = {f"left_{code}": count for code, count in drain.left_behind(self._map).items()}
         return (
             numbers
             | left
@@ -365,7 +364,7 @@ class NodeAgent:
 
     def _is_drained(self) -> bool:
         draining = self._state == map_pb2.NODE_STATE_DRAINING
-        return draining and self._drain.drained_by((self._map.history, self._map.epoch))
+        return draining and self._drain.drained_by(self._map)
 
     async def _keep_moving(self) -> None:
         while True:
@@ -382,8 +381,7 @@ class NodeAgent:
                 self._move_failures += 1
                 _log.exception("blocks wait to be moved")
             self._say_drained()
-            held = (self._map.history, self._map.epoch)
-            over = self._is_drained() or self._drain.left_behind(held)
+            over = self._is_drained() or self._drain.left_behind(self._map)
             beats = 1 if draining and not over else _MOVE_BEATS
             await asyncio.sleep(beats * self._interval_s)
 

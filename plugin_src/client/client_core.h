@@ -4,8 +4,9 @@
 // A block that is not where the map in force has it is asked for where former maps had it, so that
 // growing does not cost hits. A group that is known to lie on two nodes is read from the one that
 // answers sooner, and from the other when that fails. A drop goes to all places, one after another,
-// and then to all of them once more, so that no block that moves meanwhile escapes it
-// (docs/formats/wire.md, section 6): to every node, when this client did not see every map of the
+// and then round again until it finds the block nowhere, so that none that moves meanwhile escapes
+// it (docs/formats/wire.md, section 6); one that it finds in every round is busy. It goes to every
+// node, when this client did not see every map of the
 // last ten minutes; and begins again when a node says that there is a newer map.
 // Requests wait for the first node that says which map it holds, or until all have failed.
 //

@@ -182,7 +182,7 @@ std::optional<ClientMap::Place> ClientMap::older_place(const Fingerprint& group,
     if (const auto found = elsewhere(former)) return found;
   }
   for (const Map& old : maps_) {
-    if (&old == &maps_.front()) continue;
+    if (&old == &maps_.front() || old.published) continue;
     if (now_ns - old.replaced_ns >= kOldMapMs * kNsPerMs) return std::nullopt;
     if (const auto found = elsewhere(old)) return found;
   }

@@ -1,7 +1,8 @@
-// ClientMap: the nodes that a client knows, and the maps by which it places blocks: the one in
-// force, and for kOldMapMs those it took the place of, where blocks may still lie. The map in force
-// says itself how blocks were placed before (its former maps), as long as they may lie there: so
-// whoever begins in the middle of a move or a drain finds them, too.
+// ClientMap: the nodes that a client knows, and the maps by which it places blocks. The one in
+// force says itself how blocks were placed before (its former maps), as long as they may lie there;
+// so whoever begins in the middle of a move or a drain finds them, too, and all who hold one map
+// look at the same places. The maps that a client saw itself are kept for kOldMapMs, for drops:
+// what is dropped must be gone also for those who hold an older map.
 //
 // Until a node handed out a map, the nodes that the client was given are the map, all of one
 // weight. A node keeps its index for as long as it is known.
@@ -53,9 +54,9 @@ class ClientMap {
   [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group) const;
   // The same by the map of this number, in force or kept; none when it is neither.
   [[nodiscard]] std::optional<Place> copy_place(const Fingerprint& group, std::uint64_t map) const;
-  // Where they belonged by a map before `map` that had them on none of the nodes `asked`: first the
-  // former maps of the one in force, then those that were replaced lately, each the newest first.
-  // None when there is no such map.
+  // Where they belonged by a map before `map` that had them on none of the nodes `asked`: the
+  // former maps of the one in force, the newest first, then what the client was given, for
+  // kOldMapMs. None when there is no such map.
   [[nodiscard]] std::optional<Place> older_place(const Fingerprint& group, std::uint64_t map,
                                                  std::span<const std::uint32_t> asked,
                                                  std::uint64_t now_ns) const;

@@ -28,6 +28,8 @@ PutId Puts::begin(const BlockId& id, std::uint32_t length, const BlockTraits& tr
   }
   put.meta.identity = Identity::of(id);
   put.meta.traits = traits;
+  const std::uint32_t now_s = core_.executor.clock().unix_s();
+  put.put_s = now_s - std::min(now_s, traits.age_s);
   put.meta.length = length;
   put.owns_print = true;
   by_print_[put.print] = number;
@@ -196,8 +198,7 @@ Result<std::uint64_t> Puts::commit(PutId number, std::span<const std::uint32_t> 
   const AccountId account = core_.index.accounts().of(identity.tenant, identity.space);
   Entry& entry = core_.index.insert(put.print, put.meta.length, account);
   entry.incarnation = incarnation;
-  const std::uint32_t now_s = core_.executor.clock().unix_s();
-  entry.put_s = now_s - std::min(now_s, put.meta.traits.age_s);
+  entry.put_s = put.put_s;
   entry.depth = put.meta.traits.depth;
   const std::uint32_t slot =
       core_.residents.add(put.print, std::move(put.meta), Share::put, std::exchange(put.memory, {}),

@@ -50,6 +50,7 @@ class Puts {
   struct Put {
     Fingerprint print;
     BlockMeta meta;  // without CRCs and incarnation
+    std::uint32_t put_s = 0;
     Granted granted;
     MemoryQueue::Ticket ticket = 0;  // not 0: it waits for memory
     Memory memory;                   // not empty: it was granted,

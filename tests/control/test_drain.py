@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._drain import MARK_OF_REFUSAL, Drain
 
-MAP = (7, 5)
+
+def map_of(epoch: int, *weights: int) -> map_pb2.ClusterMap:
+    nodes = [map_pb2.MapNode(node_id=i, weight=weight) for i, weight in enumerate(weights)]
+    return map_pb2.ClusterMap(history=7, epoch=epoch, nodes=nodes)
+
+
+MAP = map_of(5, 0, 100)
 
 
 class Clock:
@@ -17,7 +24,7 @@ class Clock:
         return self.now
 
 
-def clean_pass(drain: Drain, left: str = "", map_: tuple[int, int] = MAP) -> None:
+def clean_pass(drain: Drain, left: str = "", map_: map_pb2.ClusterMap = MAP) -> None:
     """A pass that finds nothing new, and a block that was refused before."""
     drain.begin_pass(map_)
     drain.last_listing = True
@@ -34,7 +41,8 @@ def test_one_clean_pass_is_not_enough() -> None:
     assert not drain.drained_by(MAP)
     clean_pass(drain)
     assert drain.drained_by(MAP)
-    assert not drain.drained_by((7, 6)), "by another map blocks belong elsewhere"
+    assert not drain.drained_by(map_of(6, 0, 50)), "by another map blocks belong elsewhere"
+    assert drain.drained_by(map_of(6, 0, 100)), "this one has blocks where the former had them"
 
 
 def test_it_is_taken_back_when_a_block_comes_after_the_last_pass() -> None:
@@ -102,14 +110,16 @@ def test_what_was_refused_counts_once() -> None:
 
 def test_marks_of_another_map_and_of_a_new_daemon_are_not_trusted() -> None:
     drain = Drain()
-    mark = drain.begin_pass((7, 5))
+    mark = drain.begin_pass(MAP)
     drain.swept.add("")
-    assert drain.begin_pass((7, 5)) == mark
+    assert drain.begin_pass(MAP) == mark
     assert drain.swept
-    assert drain.begin_pass((7, 6)) != mark
+    assert drain.begin_pass(map_of(6, 0, 100)) == mark
+    assert drain.swept
+    assert drain.begin_pass(map_of(7, 0, 50)) != mark
     assert not drain.swept
     drain.swept.add("")
     drain.again()
     assert not drain.swept
-    marks = {drain.begin_pass((7, epoch)) for epoch in range(1000)}
+    marks = {drain.begin_pass(map_of(epoch, epoch)) for epoch in range(1000)}
     assert marks == set(range(6, 256)), "a mark is one byte, and neither a copy's nor a refusal's"

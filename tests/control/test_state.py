@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from memkv_nixl.control import _tenancy
 from memkv_nixl.control._cluster import BUILT_IN, Cluster, from_document, to_document
-from memkv_nixl.control._limits import EPOCH_LEAP_MAX, FORMER_S, NODES_MAX
+from memkv_nixl.control._limits import EPOCH_LEAP_MAX, FORMER_S, FORMERS_MAX, NODES_MAX
 from memkv_nixl.control._publish import publish
 from memkv_nixl.control._refused import Reason, RefusalError
 from memkv_nixl.control._state import Hello, Membership, NodeState, Timing
@@ -177,16 +177,51 @@ def test_what_is_as_it_was_before_is_no_former_map() -> None:
     assert [one.shares for one in state.cluster.formers] == [{A: 100, B: 100}]
 
 
-def test_a_node_that_drains_has_its_former_weight_for_as_long_as_that_takes() -> None:
+def test_the_map_before_a_drain_stays_for_as_long_as_that_takes() -> None:
     state = machine()
     for address in (A, B):
         state.hello(0, hello(address))
-    state.drain(0, A)
-    stay(state, 0, 3 * FORMER_S)
-    assert not state.cluster.formers
-    assert (shares(state), formers(state)) == ({A: 0, B: 100}, [{A: 100, B: 100}])
-    state.hello(3 * FORMER_S, hello(C))
-    assert formers(state) == [{A: 100, B: 100}]
+    stay(state, 0, FORMER_S + 5)
+    state.drain(FORMER_S, A)
+    stay(state, FORMER_S, 4 * FORMER_S)
+    assert formers(state) == [dict.fromkeys((A, B), 100)]
+    for number, address in enumerate((C, D, E, "10.0.0.6:9900")):
+        state.hello(4 * FORMER_S + number, hello(address))
+    assert len(formers(state)) == FORMERS_MAX
+    assert formers(state)[-1] == dict.fromkeys((A, B), 100), (
+        "others were in force, too, and shorter"
+    )
+    assert {B: 100} in formers(state), "what came while it drained"
+    stay(state, 4 * FORMER_S + 4, 6 * FORMER_S)
+    assert formers(state) == [dict.fromkeys((A, B), 100)]
+    state.drain(6 * FORMER_S, A, undo=True)
+    stay(state, 6 * FORMER_S, 7 * FORMER_S + 5)
+    assert formers(state) == []
+
+
+def test_a_map_that_was_in_force_for_long_outlives_a_restart_and_many_short_ones() -> None:
+    state = machine()
+    for address in (A, B):
+        state.hello(0, hello(address))
+    stay(state, 0, FORMER_S + 5)
+    again = Membership(from_document(to_document(state.cluster)), TIMING, 0)
+    for address in (A, B):
+        again.hello(1, hello(address))
+    for number, address in enumerate((C, D, E, "10.0.0.6:9900")):
+        again.hello(10 + 2 * number, hello(address))
+    assert dict.fromkeys((A, B), 100) in formers(again)
+    state = machine()
+    state.hello(0, hello())
+    state.hello(0, hello(B))
+    stay(state, 0, FORMER_S + 5)
+    now = FORMER_S + 5
+    state.drain(now, A)
+    state.drain(now + 5, A, undo=True)
+    for number, address in enumerate((C, D, E)):
+        state.hello(now + 6 + number, hello(address))
+    assert dict.fromkeys((A, B), 100) in formers(state), (
+        "in force for long, and then again a little"
+    )
 
 
 def test_a_removed_node_does_not_come_back_by_itself() -> None:

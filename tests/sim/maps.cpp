@@ -101,7 +101,7 @@ MapFile Maps::publish() {
                        .draining = static_cast<std::uint8_t>(member.draining),
                        .address = address};
     for (std::size_t before = 0; before < kFormersMax; ++before) {
-      node.former_weights.at(before) = member.draining ? kWeight : formers_.at(before).at(i);
+      node.former_weights.at(before) = formers_.at(before).at(i);
     }
     (void)writer.add(node);
   }

@@ -2,7 +2,7 @@
 // it each has, which of them drain, and what is settled about namespaces; and who knows of it.
 //
 // Each map is the one before with something else about one node (`Plan::moves`), and with quotas
-// drawn anew; its former weights are those of the ones before, and a draining node's are its own.
+// drawn anew; its former weights are those of the ones before.
 // Namespace 7 may come to a new drop generation, for good; its TTL is that of the plan, from the
 // first map to the last. Where blocks have copies, namespace 8 is to lie on two nodes.
 #pragma once

@@ -36,6 +36,7 @@ class ClientCopiesTest : public ClientWorldTest {
       map_.push_back({.id = node_id_of(nodes_[i].address), .weight = weight, .domain = 1 + i % 2});
       records.push_back({.node = map_[i].id,
                          .weight = weight,
+                         .former_weights = {drained.empty() ? 0u : 100u},
                          .domain = map_[i].domain,
                          .draining = static_cast<std::uint8_t>(drained.contains(i) ? 1 : 0),
                          .address = nodes_[i].address});

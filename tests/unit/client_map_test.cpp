@@ -91,7 +91,7 @@ class ClientMapTest : public ClientWorldTest {
     open_with_seeds({0});
     std::vector<Named> blocks = blocks_of(60);
     EXPECT_EQ(put(blocks), all(60, Code::ok));
-    publish(3, kThree);
+    publish(3, kThree, {kTwo});
     std::vector<Named> one = blocks_of(1, "another");
     EXPECT_EQ(put(one), all(1, Code::ok));  // its answer says that there is a newer map
     EXPECT_TRUE(follows(3));
@@ -150,15 +150,23 @@ TEST_F(ClientMapTest, GrowingCostsNoHits) {
   for (const auto& [key, bytes] : blocks) EXPECT_TRUE(lies_on(node_by(kThree, key), key));
 }
 
-TEST_F(ClientMapTest, OldPlacesAreAskedForABoundedTime) {
+// All who hold a map look at the same places, also those who slept while it changed.
+TEST_F(ClientMapTest, FormerPlacesAreAskedAsLongAsTheMapNamesThem) {
   std::vector<Named> blocks = grow();
   run_for(kOldMapMs);
+  EXPECT_EQ(get(blocks), all(60, Code::ok));
+  const std::uint64_t asked = client_->stats().asked_older;
+  EXPECT_GT(asked, 0u);
+  publish(4, kThree);
+  std::vector<Named> one = blocks_of(1, "one more");
+  ASSERT_EQ(put(one), all(1, Code::ok));
+  ASSERT_TRUE(follows(4));
   std::size_t found = 0;
   for (const Code code : get(blocks)) found += code == Code::ok ? 1 : 0;
   std::size_t stayed = 0;
   for (const auto& [key, bytes] : blocks) stayed += node_by(kThree, key) != 2 ? 1 : 0;
   EXPECT_EQ(found, stayed);
-  EXPECT_EQ(client_->stats().asked_older, 0u);
+  EXPECT_EQ(client_->stats().asked_older, asked);
 }
 
 TEST_F(ClientMapTest, WhatIsNowhereIsAskedForAtFewPlaces) {
@@ -308,7 +316,11 @@ TEST_F(ClientMapTest, WhoComesAfterSeveralMovesFindsWhatEachMapBeforePlaced) {
   }
   open_with_seeds({3});
   EXPECT_EQ(get(blocks), all(90, Code::ok));
+  run_for(2 * kOldMapMs);  // it asks no other nodes any more
   EXPECT_EQ(drop(blocks), all(90, Code::ok));
+  for (std::size_t node = 0; node < 4; ++node) {
+    for (const auto& [key, bytes] : blocks) EXPECT_FALSE(lies_on(node, key));
+  }
 }
 
 TEST_F(ClientMapTest, WhoComesWhenAllDrainFindsWhatTheMapBeforePlaced) {
