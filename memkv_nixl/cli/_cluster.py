@@ -52,6 +52,13 @@ def control_flags(
     return reach
 
 
+def reason_flag(command: argparse.ArgumentParser) -> None:
+    """The flag of every command that changes something for others."""
+    command.add_argument(
+        "--reason", metavar="TEXT", default="", help="why, for those who read the events"
+    )
+
+
 def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
     nodes = commands.add_parser("nodes", help="the nodes of a pool: list, drain, remove")
     actions = nodes.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -69,6 +76,7 @@ def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
     remove.set_defaults(run=_remove)
     for one in (drain, remove):
         one.add_argument("address", metavar="HOST:PORT")
+        reason_flag(one)
 
 
 def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
@@ -97,6 +105,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
     for one in (create, update, drop):
         one.add_argument("name")
         one.add_argument("--key-dialect", choices=DIALECTS, default="raw")
+        reason_flag(one)
     for one in (listing, create, update, drop):
         one.add_argument("--tenant", default="", help="(default: the built-in one)")
 
@@ -173,7 +182,9 @@ def _blocks(stats: Any) -> str:
 
 def _drain(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        done = plane.placement("DrainNode", address=args.address, undo=args.undo)
+        done = plane.placement(
+            "DrainNode", address=args.address, undo=args.undo, reason=args.reason
+        )
         moved = {}
         if args.wait and not args.undo:
             moved = _await_drained(plane, args.address, output)
@@ -231,7 +242,9 @@ def _check_drains(address: str, state: str, nodes: Any) -> None:
 
 def _remove(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        done = plane.placement("RemoveNode", address=args.address, force=args.force)
+        done = plane.placement(
+            "RemoveNode", address=args.address, force=args.force, reason=args.reason
+        )
     said = "is forgotten" if done.was_known else "was not known"
     output.answer(
         {"address": args.address, "was_known": done.was_known, "epoch": done.epoch},
@@ -310,7 +323,7 @@ def _update_namespace(args: argparse.Namespace, output: Output) -> None:
 
 def _settle(args: argparse.Namespace, output: Output, call: str, said: str) -> None:
     with control(args) as plane:
-        done = plane.namespaces(call, **_name(args), rules=_rules(args))
+        done = plane.namespaces(call, **_name(args), rules=_rules(args), reason=args.reason)
         warning = _warning(_taking(_nodes(plane).nodes)) if done.namespace.rules.copies > 1 else ""
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch, "warnings": [warning] if warning else []},
@@ -340,7 +353,9 @@ def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
         ]
         # What nobody created is refused by the control plane, with its own sentence.
         generation = ours[0] if ours else 0
-        done = plane.namespaces("DropNamespace", **_name(args), drop_generation=generation)
+        done = plane.namespaces(
+            "DropNamespace", **_name(args), drop_generation=generation, reason=args.reason
+        )
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [

@@ -11,7 +11,7 @@ from typing import Any
 from memkv_nixl._errors import ConfigError, UsageError
 from memkv_nixl._namespace import dialect_id, namespace_id
 from memkv_nixl._sizes import format_size, parse_size
-from memkv_nixl.cli._cluster import DIALECTS, control, control_flags
+from memkv_nixl.cli._cluster import DIALECTS, control, control_flags, reason_flag
 from memkv_nixl.cli._output import Output, table
 
 _RIGHTS = {"read": 1, "write": 2, "drop": 3}  # Right of tenants.proto
@@ -48,6 +48,7 @@ def _add_tenants(commands: Any, reach: argparse.ArgumentParser) -> None:
     revoke.set_defaults(run=_revoke)
     for one in (create, rotate, revoke):
         one.add_argument("name")
+        reason_flag(one)
 
 
 def _add_token(commands: Any, reach: argparse.ArgumentParser) -> None:
@@ -110,7 +111,7 @@ def _list(args: argparse.Namespace, output: Output) -> None:
 def _create(args: argparse.Namespace, output: Output) -> None:
     quota = parse_size(args.quota, "--quota") if args.quota is not None else 0
     with control(args) as plane:
-        done = plane.tenants("CreateTenant", name=args.name, quota_bytes=quota)
+        done = plane.tenants("CreateTenant", name=args.name, quota_bytes=quota, reason=args.reason)
     output.answer(
         {**_row(done.tenant), "epoch": done.epoch},
         [f"{args.name} is known (epoch {done.epoch}); `memkv token issue --tenant {args.name}`."],
@@ -123,7 +124,13 @@ def _rotate(args: argparse.Namespace, output: Output) -> None:
         ours = [one for one in plane.tenants("ListTenants").tenants if one.name == args.name]
         # Whom nobody created is refused by the control plane, with its own sentence.
         signing = ours[0].keys[-1] if ours and ours[0].keys else b""
-        done = plane.tenants("RotateKey", tenant=args.name, from_key=signing, overlap_s=overlap_s)
+        done = plane.tenants(
+            "RotateKey",
+            tenant=args.name,
+            from_key=signing,
+            overlap_s=overlap_s,
+            reason=args.reason,
+        )
     former = f"for {args.overlap} still" if overlap_s else "not any more"
     output.answer(
         {**_row(done.tenant), "epoch": done.epoch},
@@ -138,7 +145,9 @@ def _revoke(args: argparse.Namespace, output: Output) -> None:
     tokens = [_id("--token", text) for text in args.token]
     keys = [_id("--key", text) for text in args.key]
     with control(args) as plane:
-        done = plane.tenants("Revoke", tenant=args.name, token_ids=tokens, key_ids=keys)
+        done = plane.tenants(
+            "Revoke", tenant=args.name, token_ids=tokens, key_ids=keys, reason=args.reason
+        )
     output.answer(
         {**_row(done.tenant), "epoch": done.epoch},
         [f"No node that holds epoch {done.epoch} believes them."],

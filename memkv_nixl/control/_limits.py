@@ -29,6 +29,7 @@ RANKED_MAX = 16
 EVENTS_MAX = 1024  # remembered
 FORMERS_MAX = 3  # kFormersMax of the wire's map
 FORMER_S = 600.0  # for so long the map has the shares before a change, too: kOldMapMs
+REASON_BYTES_MAX = 200  # of an operator's words on why
 EPOCH_FIRST = 2  # a node without a control plane says 1
 EPOCH_MAX = 2**32 - 1
 EPOCH_LEAP_MAX = 2**24  # what a node may know more than a control plane that lost its memory
