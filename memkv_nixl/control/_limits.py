@@ -40,5 +40,6 @@ ETCD_ANSWER_BYTES_MAX = 256 << 20  # the whole state, at its limits, is less
 MESSAGE_BYTES_MAX = 1 << 20  # of one request
 CALLS_AT_ONCE_MAX = 4096
 WATCHES_AT_ONCE_MAX = 2048  # of those calls; 1,024 agents and their calls fit beside them
+REFLECTIONS_AT_ONCE_MAX = 64  # likewise, by tools in people's hands
 CALL_DEADLINE_S = 10.0  # of a call that names none
 HELLO_DEADLINE_S = 5.0
