@@ -115,7 +115,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        found = _nodes(plane)
+        found = heard_nodes(plane)
     rows = [
         {
             "address": node.address,
@@ -145,7 +145,7 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     output.answer({"nodes": rows}, table(head, lines) if rows else ["No node has registered."])
 
 
-def _nodes(plane: _Control) -> Any:
+def heard_nodes(plane: _Control) -> Any:
     """Of whoever hears them, where that replica answers; else what the map says."""
     found = plane.placement("ListNodes", with_stats=True)
     if found.leader:
@@ -258,7 +258,7 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
-        nodes = plane.placement("ListNodes", with_stats=True).nodes
+        nodes = heard_nodes(plane).nodes
         tenants = {tenant.name: tenant.tenant for tenant in plane.tenants("ListTenants").tenants}
     twofold = [space for space in found if space.rules.copies > 1]
     taking = _taking(nodes) if twofold else []
@@ -266,8 +266,8 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     rows = [
         {
             **_row(space),
-            "used_bytes": _summed(nodes, "usage", tenants.get(space.tenant), space.id),
-            "copies_waiting": _summed(taking, "waiting", tenants.get(space.tenant), space.id),
+            "used_bytes": summed(nodes, f"usage_{_named(tenants, space)}"),
+            "copies_waiting": summed(taking, f"waiting_{_named(tenants, space)}"),
         }
         for space in found
     ]
@@ -297,9 +297,13 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-def _summed(nodes: Any, kind: str, tenant: int | None, space: bytes) -> int | None:
-    """What all nodes together say of a namespace; None when none of them says."""
-    name = f"{kind}_{tenant}_{space.hex()}"
+def _named(tenants: dict[str, int], space: Any) -> str:
+    """How the names of a namespace's numbers end."""
+    return f"{tenants.get(space.tenant)}_{space.id.hex()}"
+
+
+def summed(nodes: Any, name: str) -> int | None:
+    """What all nodes together say under this name; None when none of them says."""
     said = [node.stats[name] for node in nodes if name in node.stats]
     return sum(said) if said else None
 
@@ -324,7 +328,9 @@ def _update_namespace(args: argparse.Namespace, output: Output) -> None:
 def _settle(args: argparse.Namespace, output: Output, call: str, said: str) -> None:
     with control(args) as plane:
         done = plane.namespaces(call, **_name(args), rules=_rules(args), reason=args.reason)
-        warning = _warning(_taking(_nodes(plane).nodes)) if done.namespace.rules.copies > 1 else ""
+        warning = (
+            _warning(_taking(heard_nodes(plane).nodes)) if done.namespace.rules.copies > 1 else ""
+        )
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch, "warnings": [warning] if warning else []},
         [

@@ -11,7 +11,14 @@ from typing import Any
 from memkv_nixl._errors import ConfigError, UsageError
 from memkv_nixl._namespace import dialect_id, namespace_id
 from memkv_nixl._sizes import format_size, parse_size
-from memkv_nixl.cli._cluster import DIALECTS, control, control_flags, reason_flag
+from memkv_nixl.cli._cluster import (
+    DIALECTS,
+    control,
+    control_flags,
+    heard_nodes,
+    reason_flag,
+    summed,
+)
 from memkv_nixl.cli._output import Output, table
 
 _RIGHTS = {"read": 1, "write": 2, "drop": 3}  # Right of tenants.proto
@@ -94,18 +101,23 @@ def _add_token(commands: Any, reach: argparse.ArgumentParser) -> None:
 def _list(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.tenants("ListTenants").tenants
-    rows = [_row(tenant) for tenant in found]
+        nodes = heard_nodes(plane).nodes
+    rows = [
+        {**_row(tenant), "used_bytes": summed(nodes, f"usage_{tenant.tenant}")} for tenant in found
+    ]
     lines = [
         [
             row["name"],
             str(row["tenant"]),
+            "-" if row["used_bytes"] is None else format_size(row["used_bytes"]),
             format_size(row["quota_bytes"]) if row["quota_bytes"] else "-",
             str(row["revoked"]),
             row["keys"][-1] if row["keys"] else "none: for those without a token",
         ]
         for row in rows
     ]
-    output.answer({"tenants": rows}, table(["TENANT", "NUMBER", "QUOTA", "REVOKED", "KEY"], lines))
+    head = ["TENANT", "NUMBER", "USED", "QUOTA", "REVOKED", "KEY"]
+    output.answer({"tenants": rows}, table(head, lines))
 
 
 def _create(args: argparse.Namespace, output: Output) -> None:

@@ -8,7 +8,7 @@ ADDRESS_BYTES_MAX = 256  # kAddressBytesMax
 DOMAIN_BYTES_MAX = 64
 SOFTWARE_BYTES_MAX = 64
 REMOVED_MAX = 1024  # memberships remembered so that their agents do not come back by themselves
-STATS_MAX = 256  # numbers in one heartbeat
+STATS_MAX = 512  # numbers in one heartbeat; three of them for each of 64 namespaces and tenants
 STAT_NAME_BYTES_MAX = 64
 
 NAMESPACES_MAX = 16384

@@ -31,7 +31,7 @@ from memkv_nixl._control_plane import Replicas, refusal_of
 from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, UnreachableError
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
-from memkv_nixl._stat import parse_pairs, parse_stats, used_by_namespace
+from memkv_nixl._stat import parse_pairs, parse_stats, used_bytes
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc, tenants_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._block_mover import BlockMover, Moved
@@ -319,7 +319,7 @@ class NodeAgent:
         numbers = {name: value for name, value in stats.items() if isinstance(value, int)}
         self._held = numbers.get("epoch", 0)
         self._waiting = numbers.get("copies_waiting", 0)
-        return numbers | used_by_namespace(stats) | _waiting_by_space(stats) | self._moved()
+        return numbers | used_bytes(stats) | _waiting_by_space(stats) | self._moved()
 
     async def _read_on(self, stream: Any) -> None:
         while True:
