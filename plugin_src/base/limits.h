@@ -67,7 +67,9 @@ inline constexpr std::uint64_t kRequestBytesPerPeerMax =
 inline constexpr std::uint32_t kReportsPerPeerPerSecond =
     64;                                              // each may cost a read; more are ignored
 inline constexpr std::size_t kPeersRefusedMax = 64;  // beyond kPeersMax, until they have heard why
-inline constexpr std::size_t kPeersGreetingMax = 256;  // that are not welcome yet
+inline constexpr std::size_t kPeersGreetingMax = 256;   // that are not welcome yet
+inline constexpr std::uint64_t kStrangerLinesMax = 10;  // of one kind that peers cause in its log …
+inline constexpr std::uint64_t kStrangerLinesMs = 10'000;  // … in so long; more are counted only
 
 // trust
 inline constexpr std::uint64_t kTokenSkewS = 60;           // (format) that two clocks may differ
