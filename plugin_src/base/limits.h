@@ -105,6 +105,7 @@ inline constexpr std::uint64_t kDeviceBytesInFlight = 8 * kMiB;
 inline constexpr std::uint64_t kVerifiedMsMax =
     1000;  // a block that waited longer for the device is verified once more
 inline constexpr std::uint32_t kIndexFlushMsMax = 60'000;
+inline constexpr std::uint64_t kRecoveryTellMs = 5'000;  // between two lines about how far it is
 inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;  // of a MATCH
 inline constexpr std::size_t kReportsMax = 64;               // being looked into at a time
 inline constexpr std::uint64_t kReadsHalfMs = 60'000;        // a block's reads count half after it
