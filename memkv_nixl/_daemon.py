@@ -10,6 +10,8 @@ import abc
 import ctypes
 import dataclasses
 import json
+import logging
+import math
 import os
 import select
 import signal
@@ -22,10 +24,13 @@ from typing import BinaryIO
 from memkv_nixl._config import NodeSettings
 from memkv_nixl._errors import InternalError, UnreachableError
 
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = 60.0  # of whoever says that it serves; memkvd has none
+_TELL_S = 10.0  # between two lines about one that does not serve yet
 STOP_DEADLINE_S = 20.0  # memkvd itself gives requests under way 5 s, then flushes its index
 _LAST_WORDS = 5  # lines of its log that are worth repeating
 _PR_SET_PDEATHSIG = 1
+
+_log = logging.getLogger(__name__)
 
 
 def memkvd_path() -> Path:
@@ -61,6 +66,8 @@ class ServedProcess(abc.ABC):
     it behind after a kill -9.
     """
 
+    start_deadline_s: float | None = START_DEADLINE_S  # None: as long as it lives
+
     def __init__(self, what: str, address: str, log: Path, *, die_with_parent: bool) -> None:
         self.what = what
         self.address = address
@@ -80,10 +87,10 @@ class ServedProcess(abc.ABC):
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, *, deadline_s: float = START_DEADLINE_S) -> str:
+    def start(self) -> str:
         """Starts it, waits until it serves and gives the address it serves on."""
         self.launch()
-        return self.wait_ready(deadline_s=deadline_s)
+        return self.wait_ready()
 
     def launch(self) -> None:
         """Starts it and comes back at once; `wait_ready` has to follow. Raises UnreachableError."""
@@ -127,25 +134,20 @@ class ServedProcess(abc.ABC):
         """What is started, and whether it says on its standard output that it serves; else it says
         so on the descriptor `told`, or not at all."""
 
-    def wait_ready(self, *, deadline_s: float = START_DEADLINE_S) -> str:
-        """Waits until it serves. One that cannot is ended, and its last words are the error."""
+    def wait_ready(self, *, give_up: int | None = None) -> str:
+        """Waits until it serves, and says in the log that it waits: as long as it lives, at most
+        `start_deadline_s`, and until the descriptor `give_up` can be read.
+
+        One that does not come to serve is ended, and its last words are the error.
+        """
         assert self._ready is not None, "launch() first"
         ready, self._ready = self._ready, None
-        end = time.monotonic() + deadline_s
-        line = b""
         try:
-            while not line.endswith(b"\n"):
-                left = end - time.monotonic()
-                if left <= 0 or not select.select([ready], [], [], left)[0]:
-                    break
-                part = os.read(ready, 4096)
-                if not part:
-                    break
-                line += part
+            line, why = self._hear(ready, give_up)
         finally:
             os.close(ready)
         if not line.endswith(b"\n"):
-            words = "" if self._ended_within(2.0) else f"no answer within {deadline_s:g} s"
+            words = "" if not why and self._ended_within(2.0) else why or "it hung up"
             self.kill()
             said = "; ".join(filter(None, [words, self.last_words()]))
             raise UnreachableError(f"{self.what} did not start: {said}")
@@ -155,6 +157,35 @@ class ServedProcess(abc.ABC):
             raise UnreachableError(f"{self.what} did not start: {document['error']['message']}")
         self.address = str(document["address"])
         return self.address
+
+    def _hear(self, ready: int, give_up: int | None) -> tuple[bytes, str]:
+        """The line that it serves; where it is not whole, why nobody waits for the rest: "" when
+        it let go of the descriptor."""
+        began = time.monotonic()
+        limit = math.inf if self.start_deadline_s is None else self.start_deadline_s
+        line, told = b"", 0.0
+        while not line.endswith(b"\n"):
+            waited = time.monotonic() - began
+            if waited >= limit:
+                return line, f"no answer within {limit:g} s"
+            if waited >= told + _TELL_S:
+                told = waited
+                _log.info(
+                    "%s does not serve yet, after %.0f s; its log says: %s",
+                    self.what,
+                    waited,
+                    self.last_words(lines=1) or "nothing",
+                )
+            watched = [ready] if give_up is None else [ready, give_up]
+            readable, _, _ = select.select(watched, [], [], min(limit, told + _TELL_S) - waited)
+            if give_up in readable:
+                return line, "it was given up, for whoever started it stops"
+            if ready in readable:
+                part = os.read(ready, 4096)
+                if not part:
+                    break
+                line += part
+        return line, ""
 
     def stop(self, *, deadline_s: float = STOP_DEADLINE_S) -> int:
         """Asks it to stop and waits; one that does not is killed. Gives its exit status."""
@@ -195,16 +226,16 @@ class ServedProcess(abc.ABC):
         words = self.last_words() or "nothing"
         return f"{self.what} ({self.address}) ended: {how}; its log says: {words}"
 
-    def last_words(self) -> str:
+    def last_words(self, *, lines: int = _LAST_WORDS) -> str:
         """The last lines of its log since it was started."""
         try:
             with self.log.open("rb") as log:
                 size = log.seek(0, os.SEEK_END)
                 log.seek(max(self._log_start, size - 8192))
-                lines = log.read().decode(errors="replace").splitlines()
+                said = log.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return " | ".join(line.strip() for line in lines[-_LAST_WORDS:] if line.strip())
+        return " | ".join(line.strip() for line in said[-lines:] if line.strip())
 
     def _forget_ready(self) -> None:
         """Of one that is ended before anybody waited for it to serve."""
@@ -223,6 +254,9 @@ class ServedProcess(abc.ABC):
 
 class MemkvdProcess(ServedProcess):
     """One memkvd."""
+
+    # To touch much memory and to recover a large device takes its time, and what cannot go on ends.
+    start_deadline_s = None
 
     def __init__(self, settings: NodeSettings, log: Path, *, die_with_parent: bool = False) -> None:
         what = f"memkvd on {settings.device}"

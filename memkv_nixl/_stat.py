@@ -23,9 +23,10 @@ def parse_pairs(line: str) -> dict[str, int]:
     return {name: int(number) for name, _, number in pairs}
 
 
-def used_by_namespace(stats: Mapping[str, int | float | str]) -> dict[str, int]:
-    """Bytes of each namespace whose usage STAT says, by the name of its line, `usage_TENANT_ID`."""
-    lines = {name: line for name, line in stats.items() if re.fullmatch(r"usage_\d+_\w+", name)}
+def used_bytes(stats: Mapping[str, int | float | str]) -> dict[str, int]:
+    """Bytes of each namespace and tenant whose usage STAT says, by the name of its line:
+    `usage_TENANT_ID`, `usage_TENANT`."""
+    lines = {name: line for name, line in stats.items() if re.fullmatch(r"usage_\d+(_\w+)?", name)}
     return {name: parse_pairs(str(line)).get("bytes", 0) for name, line in lines.items()}
 
 

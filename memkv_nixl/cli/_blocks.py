@@ -127,8 +127,8 @@ def _raise_unless(client: Client, code: int, good: set[str], what: str) -> None:
         "not_found": "the block is not there",
         "conflict": "the key is there with another length; drop it first, or use another key",
         "corrupt": "the block failed a check and was taken out; put it again",
-        "busy": "the node is at a limit, another put of this key is under way, or it moves from node "
-        "to node while it is dropped; try again",
+        "busy": "the node is at a limit, another put of this key is under way, or it moves from "
+        "node to node while it is dropped; try again",
         "no_space": "the block is larger than the node or its quota can take, or its namespace's "
         "admission does not take it now",
         "denied": "denied: the token does not allow it, or the namespace was dropped and its drop "

@@ -52,6 +52,13 @@ def control_flags(
     return reach
 
 
+def reason_flag(command: argparse.ArgumentParser) -> None:
+    """The flag of every command that changes something for others."""
+    command.add_argument(
+        "--reason", metavar="TEXT", default="", help="why, for those who read the events"
+    )
+
+
 def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
     nodes = commands.add_parser("nodes", help="the nodes of a pool: list, drain, remove")
     actions = nodes.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -69,6 +76,7 @@ def _add_nodes(commands: Any, reach: argparse.ArgumentParser) -> None:
     remove.set_defaults(run=_remove)
     for one in (drain, remove):
         one.add_argument("address", metavar="HOST:PORT")
+        reason_flag(one)
 
 
 def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
@@ -97,6 +105,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
     for one in (create, update, drop):
         one.add_argument("name")
         one.add_argument("--key-dialect", choices=DIALECTS, default="raw")
+        reason_flag(one)
     for one in (listing, create, update, drop):
         one.add_argument("--tenant", default="", help="(default: the built-in one)")
 
@@ -106,7 +115,7 @@ def _add_namespaces(commands: Any, reach: argparse.ArgumentParser) -> None:
 
 def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        found = _nodes(plane)
+        found = heard_nodes(plane)
     rows = [
         {
             "address": node.address,
@@ -136,7 +145,7 @@ def _list_nodes(args: argparse.Namespace, output: Output) -> None:
     output.answer({"nodes": rows}, table(head, lines) if rows else ["No node has registered."])
 
 
-def _nodes(plane: _Control) -> Any:
+def heard_nodes(plane: _Control) -> Any:
     """Of whoever hears them, where that replica answers; else what the map says."""
     found = plane.placement("ListNodes", with_stats=True)
     if found.leader:
@@ -173,7 +182,9 @@ def _blocks(stats: Any) -> str:
 
 def _drain(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        done = plane.placement("DrainNode", address=args.address, undo=args.undo)
+        done = plane.placement(
+            "DrainNode", address=args.address, undo=args.undo, reason=args.reason
+        )
         moved = {}
         if args.wait and not args.undo:
             moved = _await_drained(plane, args.address, output)
@@ -231,7 +242,9 @@ def _check_drains(address: str, state: str, nodes: Any) -> None:
 
 def _remove(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
-        done = plane.placement("RemoveNode", address=args.address, force=args.force)
+        done = plane.placement(
+            "RemoveNode", address=args.address, force=args.force, reason=args.reason
+        )
     said = "is forgotten" if done.was_known else "was not known"
     output.answer(
         {"address": args.address, "was_known": done.was_known, "epoch": done.epoch},
@@ -245,7 +258,7 @@ def _remove(args: argparse.Namespace, output: Output) -> None:
 def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.namespaces("ListNamespaces", tenant=args.tenant).namespaces
-        nodes = plane.placement("ListNodes", with_stats=True).nodes
+        nodes = heard_nodes(plane).nodes
         tenants = {tenant.name: tenant.tenant for tenant in plane.tenants("ListTenants").tenants}
     twofold = [space for space in found if space.rules.copies > 1]
     taking = _taking(nodes) if twofold else []
@@ -253,8 +266,8 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     rows = [
         {
             **_row(space),
-            "used_bytes": _summed(nodes, "usage", tenants.get(space.tenant), space.id),
-            "copies_waiting": _summed(taking, "waiting", tenants.get(space.tenant), space.id),
+            "used_bytes": summed(nodes, f"usage_{_named(tenants, space)}"),
+            "copies_waiting": summed(taking, f"waiting_{_named(tenants, space)}"),
         }
         for space in found
     ]
@@ -284,9 +297,13 @@ def _list_namespaces(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-def _summed(nodes: Any, kind: str, tenant: int | None, space: bytes) -> int | None:
-    """What all nodes together say of a namespace; None when none of them says."""
-    name = f"{kind}_{tenant}_{space.hex()}"
+def _named(tenants: dict[str, int], space: Any) -> str:
+    """How the names of a namespace's numbers end."""
+    return f"{tenants.get(space.tenant)}_{space.id.hex()}"
+
+
+def summed(nodes: Any, name: str) -> int | None:
+    """What all nodes together say under this name; None when none of them says."""
     said = [node.stats[name] for node in nodes if name in node.stats]
     return sum(said) if said else None
 
@@ -310,8 +327,10 @@ def _update_namespace(args: argparse.Namespace, output: Output) -> None:
 
 def _settle(args: argparse.Namespace, output: Output, call: str, said: str) -> None:
     with control(args) as plane:
-        done = plane.namespaces(call, **_name(args), rules=_rules(args))
-        warning = _warning(_taking(_nodes(plane).nodes)) if done.namespace.rules.copies > 1 else ""
+        done = plane.namespaces(call, **_name(args), rules=_rules(args), reason=args.reason)
+        warning = (
+            _warning(_taking(heard_nodes(plane).nodes)) if done.namespace.rules.copies > 1 else ""
+        )
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch, "warnings": [warning] if warning else []},
         [
@@ -340,7 +359,9 @@ def _drop_namespace(args: argparse.Namespace, output: Output) -> None:
         ]
         # What nobody created is refused by the control plane, with its own sentence.
         generation = ours[0] if ours else 0
-        done = plane.namespaces("DropNamespace", **_name(args), drop_generation=generation)
+        done = plane.namespaces(
+            "DropNamespace", **_name(args), drop_generation=generation, reason=args.reason
+        )
     output.answer(
         {**_row(done.namespace), "epoch": done.epoch},
         [

@@ -11,7 +11,14 @@ from typing import Any
 from memkv_nixl._errors import ConfigError, UsageError
 from memkv_nixl._namespace import dialect_id, namespace_id
 from memkv_nixl._sizes import format_size, parse_size
-from memkv_nixl.cli._cluster import DIALECTS, control, control_flags
+from memkv_nixl.cli._cluster import (
+    DIALECTS,
+    control,
+    control_flags,
+    heard_nodes,
+    reason_flag,
+    summed,
+)
 from memkv_nixl.cli._output import Output, table
 
 _RIGHTS = {"read": 1, "write": 2, "drop": 3}  # Right of tenants.proto
@@ -48,6 +55,7 @@ def _add_tenants(commands: Any, reach: argparse.ArgumentParser) -> None:
     revoke.set_defaults(run=_revoke)
     for one in (create, rotate, revoke):
         one.add_argument("name")
+        reason_flag(one)
 
 
 def _add_token(commands: Any, reach: argparse.ArgumentParser) -> None:
@@ -93,24 +101,29 @@ def _add_token(commands: Any, reach: argparse.ArgumentParser) -> None:
 def _list(args: argparse.Namespace, output: Output) -> None:
     with control(args) as plane:
         found = plane.tenants("ListTenants").tenants
-    rows = [_row(tenant) for tenant in found]
+        nodes = heard_nodes(plane).nodes
+    rows = [
+        {**_row(tenant), "used_bytes": summed(nodes, f"usage_{tenant.tenant}")} for tenant in found
+    ]
     lines = [
         [
             row["name"],
             str(row["tenant"]),
+            "-" if row["used_bytes"] is None else format_size(row["used_bytes"]),
             format_size(row["quota_bytes"]) if row["quota_bytes"] else "-",
             str(row["revoked"]),
             row["keys"][-1] if row["keys"] else "none: for those without a token",
         ]
         for row in rows
     ]
-    output.answer({"tenants": rows}, table(["TENANT", "NUMBER", "QUOTA", "REVOKED", "KEY"], lines))
+    head = ["TENANT", "NUMBER", "USED", "QUOTA", "REVOKED", "KEY"]
+    output.answer({"tenants": rows}, table(head, lines))
 
 
 def _create(args: argparse.Namespace, output: Output) -> None:
     quota = parse_size(args.quota, "--quota") if args.quota is not None else 0
     with control(args) as plane:
-        done = plane.tenants("CreateTenant", name=args.name, quota_bytes=quota)
+        done = plane.tenants("CreateTenant", name=args.name, quota_bytes=quota, reason=args.reason)
     output.answer(
         {**_row(done.tenant), "epoch": done.epoch},
         [f"{args.name} is known (epoch {done.epoch}); `memkv token issue --tenant {args.name}`."],
@@ -123,7 +136,13 @@ def _rotate(args: argparse.Namespace, output: Output) -> None:
         ours = [one for one in plane.tenants("ListTenants").tenants if one.name == args.name]
         # Whom nobody created is refused by the control plane, with its own sentence.
         signing = ours[0].keys[-1] if ours and ours[0].keys else b""
-        done = plane.tenants("RotateKey", tenant=args.name, from_key=signing, overlap_s=overlap_s)
+        done = plane.tenants(
+            "RotateKey",
+            tenant=args.name,
+            from_key=signing,
+            overlap_s=overlap_s,
+            reason=args.reason,
+        )
     former = f"for {args.overlap} still" if overlap_s else "not any more"
     output.answer(
         {**_row(done.tenant), "epoch": done.epoch},
@@ -138,7 +157,9 @@ def _revoke(args: argparse.Namespace, output: Output) -> None:
     tokens = [_id("--token", text) for text in args.token]
     keys = [_id("--key", text) for text in args.key]
     with control(args) as plane:
-        done = plane.tenants("Revoke", tenant=args.name, token_ids=tokens, key_ids=keys)
+        done = plane.tenants(
+            "Revoke", tenant=args.name, token_ids=tokens, key_ids=keys, reason=args.reason
+        )
     output.answer(
         {**_row(done.tenant), "epoch": done.epoch},
         [f"No node that holds epoch {done.epoch} believes them."],

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from memkv_nixl.control._because import because
 from memkv_nixl.control._calls import call, stream
 from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._limits import (
@@ -90,15 +91,17 @@ class PlacementService(placement_pb2_grpc.PlacementServicer):
 
     @call
     async def DrainNode(self, request: pb.DrainNodeRequest) -> pb.DrainNodeResponse:
+        why = because(request.reason)
         await self._keeper.change(
-            lambda state, now: state.drain(now, request.address, undo=request.undo)
+            lambda state, now: state.drain(now, request.address, undo=request.undo, because=why)
         )
         return pb.DrainNodeResponse(epoch=self._keeper.published.epoch)
 
     @call
     async def RemoveNode(self, request: pb.RemoveNodeRequest) -> pb.RemoveNodeResponse:
+        why = because(request.reason)
         was_known = await self._keeper.change(
-            lambda state, now: state.remove(now, request.address, force=request.force)
+            lambda state, now: state.remove(now, request.address, force=request.force, because=why)
         )
         return pb.RemoveNodeResponse(epoch=self._keeper.published.epoch, was_known=was_known)
 

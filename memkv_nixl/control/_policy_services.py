@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from memkv_nixl._copies import one_failure
 from memkv_nixl.control import _tenancy, _tokens
+from memkv_nixl.control._because import because
 from memkv_nixl.control._calls import call
 from memkv_nixl.control._cluster import Cluster, Space, Tenant
 from memkv_nixl.control._keeper import Keeper
@@ -29,13 +31,17 @@ async def _settle(
     keeper: Keeper,
     step: Callable[[Cluster], tuple[Cluster, _T]],
     happened: Callable[[_T], Happened],
+    reason: str,
 ) -> _T:
-    """One change of namespaces or tenants; it is told when it changed something."""
+    """One change of namespaces or tenants; it is told, with the operator's reason, when it changed
+    something."""
+    why = because(reason)
 
     def act(state: Membership, _: float) -> _T:
         cluster, result = step(state.cluster)
         if cluster is not state.cluster:
-            state.change(cluster, happened(result))
+            told = happened(result)
+            state.change(cluster, dataclasses.replace(told, text=told.text + why))
         return result
 
     return await keeper.change(act)
@@ -58,6 +64,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
                 cluster, request.tenant, request.name, request.key_dialect, rules
             ),
             lambda made: Happened("namespace_created", made.label, self._said(made)),
+            request.reason,
         )
         return spaces_pb.CreateNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -89,6 +96,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
                 cluster, request.tenant, request.name, request.key_dialect, rules
             ),
             lambda made: Happened("namespace_changed", made.label, self._said(made)),
+            request.reason,
         )
         return spaces_pb.UpdateNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -110,6 +118,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             lambda made: Happened(
                 "namespace_dropped", made.label, f"drop generation {made.generation} begins"
             ),
+            request.reason,
         )
         return spaces_pb.DropNamespaceResponse(
             namespace=_space_info(space), epoch=self._keeper.published.epoch
@@ -137,6 +146,7 @@ class TenantsService(tenants_pb2_grpc.TenantsServicer):
             self._keeper,
             lambda cluster: _tenancy.create_tenant(cluster, request.name, request.quota_bytes, key),
             lambda made: Happened("tenant_created", made.name, f"its number is {made.number}"),
+            request.reason,
         )
         return tenants_pb.CreateTenantResponse(
             tenant=_tenant_info(tenant), epoch=self._keeper.published.epoch
@@ -162,6 +172,7 @@ class TenantsService(tenants_pb2_grpc.TenantsServicer):
             lambda made: Happened(
                 "tenant_changed", made.name, f"its quota is {made.quota_bytes} bytes"
             ),
+            request.reason,
         )
         return tenants_pb.UpdateTenantResponse(
             tenant=_tenant_info(tenant), epoch=self._keeper.published.epoch
@@ -207,6 +218,7 @@ class TenantsService(tenants_pb2_grpc.TenantsServicer):
             lambda made: Happened(
                 "key_rotated", made.name, f"{made.keys[-1].id.hex()} signs from now on"
             ),
+            request.reason,
         )
         return tenants_pb.RotateKeyResponse(
             tenant=_tenant_info(tenant), epoch=self._keeper.published.epoch
@@ -229,6 +241,7 @@ class TenantsService(tenants_pb2_grpc.TenantsServicer):
                 made.name,
                 f"{len(request.token_ids)} tokens, {len(request.key_ids)} keys",
             ),
+            request.reason,
         )
         return tenants_pb.RevokeResponse(
             tenant=_tenant_info(tenant), epoch=self._keeper.published.epoch

@@ -241,20 +241,20 @@ class Membership:
 
     # ---- what operators say
 
-    def drain(self, now: float, address: str, *, undo: bool = False) -> None:
-        """No new block is placed on the node, or that is taken back."""
+    def drain(self, now: float, address: str, *, undo: bool = False, because: str = "") -> None:
+        """No new block is placed on the node, or that is taken back. `because` ends the event."""
         member = self._known(address)
         if member.draining == (not undo):
             return
         self._replace(now, member, draining=not undo)
         self._heard[address].drain_epoch = self.cluster.epoch
         if undo:
-            self._tell("node_drain_undone", address, "it takes its share again")
+            self._tell("node_drain_undone", address, f"it takes its share again{because}")
         else:
-            self._tell("node_draining", address, "no new block is placed there")
+            self._tell("node_draining", address, f"no new block is placed there{because}")
 
-    def remove(self, now: float, address: str, *, force: bool = False) -> bool:
-        """Forgets a node; False when there was none."""
+    def remove(self, now: float, address: str, *, force: bool = False, because: str = "") -> bool:
+        """Forgets a node; False when there was none. `because` ends the event."""
         member = self.cluster.members.get(address)
         if member is None:
             return False
@@ -264,7 +264,7 @@ class Membership:
         members = {name: kept for name, kept in self.cluster.members.items() if name != address}
         removed = (*self.cluster.removed, (address, member.membership))[-REMOVED_MAX:]
         self._settle(now, members, removed=removed)
-        self._tell("node_removed", address, f"it was {state.name.lower()}")
+        self._tell("node_removed", address, f"it was {state.name.lower()}{because}")
         return True
 
     # ---- what is seen

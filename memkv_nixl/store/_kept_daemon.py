@@ -3,7 +3,8 @@
 The agent folder holds `agent.lock` (one agent at a time), `memkvd.log`, and `memkvd.json`, which
 remembers the daemon: its process, its flags, its address. memkvd is in a session of its own and
 logs to a file, so nothing of it hangs on the agent; an agent that comes later finds it by
-`memkvd.json` and goes on with it. Blocking: call start and stop from a thread.
+`memkvd.json` and goes on with it. Blocking: call start and stop from a thread. start() waits as
+long as memkvd takes to recover its device; give_up() and stop() end that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import select
 import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -44,10 +46,12 @@ class KeptDaemon:
         self._settings = settings
         self._folder = folder
         self._process: MemkvdProcess | None = None  # None: it is not our child
+        self._turn = threading.Lock()  # of whoever starts it or stops it
         self.running: Running | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / "agent.lock")
+            self._given_up = os.eventfd(0)
         except OSError as error:
             raise ConfigError(
                 f"node.agent_dir: {folder}: the agent cannot keep its files there: {error.strerror}"
@@ -55,6 +59,14 @@ class KeptDaemon:
 
     def start(self) -> Running:
         """Goes on with the memkvd that runs, when it runs with these flags; else starts one."""
+        with self._turn:
+            return self._start()
+
+    def give_up(self) -> None:
+        """Ends a memkvd that does not serve yet, and lets none be started any more. Thread: any."""
+        os.eventfd_write(self._given_up, 1)
+
+    def _start(self) -> Running:
         self.forget()
         former = _former(self._folder)
         if former is not None:
@@ -68,12 +80,14 @@ class KeptDaemon:
         return self._start_anew()
 
     def stop(self) -> None:
-        """Stops it in order, and kills it at the deadline."""
-        if self.running is not None:
-            _stop(self.running.pid, self.running.ended)
-        if self._process is not None:
-            self._process.wait_stopped()
-        self.forget()
+        """Stops it in order, and kills it at the deadline; for good."""
+        self.give_up()
+        with self._turn:
+            if self.running is not None:
+                _stop(self.running.pid, self.running.ended)
+            if self._process is not None:
+                self._process.wait_stopped()
+            self.forget()
 
     def read_map(self) -> None:
         """Has it read its map file, if it runs; one that starts reads it by itself."""
@@ -91,9 +105,12 @@ class KeptDaemon:
             self.running = None
 
     def close(self) -> None:
-        """Lets another agent have the folder."""
-        self.forget()
-        self._lock.close()
+        """Lets another agent have the folder. A memkvd that serves goes on."""
+        self.give_up()
+        with self._turn:
+            self.forget()
+            self._lock.close()
+            os.close(self._given_up)
 
     def last_words(self) -> str:
         """What a memkvd that we started and that ended said."""
@@ -106,7 +123,7 @@ class KeptDaemon:
             pid = process.pid
             if pid is not None:
                 self._remember(pid, "")  # an agent that finds no address starts another one
-            address = process.wait_ready()
+            address = process.wait_ready(give_up=self._given_up)
             pid = process.pid or 0
             ended = os.pidfd_open(pid)
             self._remember(pid, address)

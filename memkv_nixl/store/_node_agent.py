@@ -31,7 +31,7 @@ from memkv_nixl._control_plane import Replicas, refusal_of
 from memkv_nixl._errors import ConfigError, DismissedError, MemKVError, UnreachableError
 from memkv_nixl._metrics_http import MetricsServer, listen
 from memkv_nixl._signals import end_signals
-from memkv_nixl._stat import parse_pairs, parse_stats, used_by_namespace
+from memkv_nixl._stat import parse_pairs, used_bytes
 from memkv_nixl.proto.memkv.v1 import map_pb2, placement_pb2_grpc, tenants_pb2_grpc
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
 from memkv_nixl.store._block_mover import BlockMover, Moved
@@ -41,13 +41,12 @@ from memkv_nixl.store._map_file import put_in_place, write_map_file
 from memkv_nixl.store._mover_tokens import MoverTokens
 from memkv_nixl.store._node_metrics import AgentNumbers, Stats
 from memkv_nixl.store._node_source import NodeSource
-from memkv_nixl.store._own_client import data_tls, own_data_tls
+from memkv_nixl.store._own_client import OwnStat, data_tls, own_data_tls
 from memkv_nixl.store._own_token import OwnToken
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _WEIGHT = 100  # memkvd's own default
-_STAT_TIMEOUT_MS = 1000
 _RETRY_S = (0.1, 5.0)  # the first pause, and the longest
 _MOVE_BEATS = 5  # heartbeats between two looks for blocks that many read
 _REFUSED_RETRY_S = 1.0  # the longest while replicas answer and none of them takes the node
@@ -96,7 +95,7 @@ class NodeAgent:
         self._up = asyncio.Event()  # memkvd serves
         self._starts = 0
         self._registered = False
-        self._stat: _Stat | None = None
+        self._stat: OwnStat | None = None
         self._held = 0  # the epoch of the map that memkvd said it holds
         self._unkept = 0  # the epoch of a map that could not be written
         self._waiting = 0  # blocks that a rule wants on two nodes and that have no copy, by memkvd
@@ -122,12 +121,29 @@ class NodeAgent:
             ) from error
         async with contextlib.AsyncExitStack() as stack:
             metrics = await self._serve_metrics(stack)
-            running = await asyncio.to_thread(self._daemon.start)
-            self._daemon.read_map()
-            self._serves(running)
-            ready(running, metrics)
-            await self._run_on(stop, running)
+            running = await self._started(stop)
+            if running is not None:
+                self._daemon.read_map()
+                self._serves(running)
+                ready(running, metrics)
+                await self._run_on(stop, running)
         await asyncio.to_thread(self._daemon.stop)
+
+    async def _started(self, stop: asyncio.Event) -> Running | None:
+        """memkvd when it serves, however long that takes; None when `stop` comes before."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._daemon.start))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            self._daemon.give_up()
+        try:
+            return await starting
+        except UnreachableError as error:
+            if not stop.is_set():
+                raise
+            _log.info("stops before memkvd serves: %s", error)
+            return None
 
     async def _run_on(self, stop: asyncio.Event, running: Running) -> None:
         tasks = [
@@ -188,7 +204,7 @@ class NodeAgent:
         if self._stat is not None:
             self._stat.close()
         tls = own_data_tls(self._settings, running.address)
-        self._stat = _Stat(running.address, self._token.file, tls)
+        self._stat = OwnStat(running.address, self._token.file, tls)
         self._drain.again()  # its marks are gone
         self._starts += not running.adopted
         self._up.set()
@@ -319,7 +335,7 @@ class NodeAgent:
         numbers = {name: value for name, value in stats.items() if isinstance(value, int)}
         self._held = numbers.get("epoch", 0)
         self._waiting = numbers.get("copies_waiting", 0)
-        return numbers | used_by_namespace(stats) | _waiting_by_space(stats) | self._moved()
+        return numbers | used_bytes(stats) | _waiting_by_space(stats) | self._moved()
 
     async def _read_on(self, stream: Any) -> None:
         while True:
@@ -510,29 +526,6 @@ class Pauses:
         pause_s = min(self._next_s, self._longest_s)
         self._next_s, self._longest_s = 2 * pause_s, _RETRY_S[1]
         return pause_s
-
-
-class _Stat:
-    """Asks one memkvd how it is."""
-
-    def __init__(self, address: str, token_file: Path, tls: dict[str, Any]) -> None:
-        from memkv_nixl._native import Client
-
-        self.address = address
-        self._client = Client(
-            [address],
-            token_file=str(token_file),
-            name="memkv-node",
-            timeout_ms=_STAT_TIMEOUT_MS,
-            **tls,
-            follow=False,  # the other nodes of the map do not know its token
-        )
-
-    async def ask(self) -> dict[str, int | float | str]:
-        return parse_stats(await asyncio.to_thread(self._client.stat, 0, _STAT_TIMEOUT_MS))
-
-    def close(self) -> None:
-        self._client.close()
 
 
 def _waiting_by_space(stats: Stats) -> dict[str, int]:

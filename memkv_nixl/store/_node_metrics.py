@@ -176,10 +176,10 @@ _RULED = _counter("namespace_blocks_gone",
     "Blocks that the namespace's rules took out, by why", *_SPACE_LABELS, "reason")  # fmt: skip
 _RULED_REASONS = {"over_quota": "quota", "expired": "expired", "ended": "ended"}
 _TENANT_USED = {
-    "bytes": _gauge("tenant_used_bytes", "Bytes that are here of a tenant that has a quota",
+    "bytes": _gauge("tenant_used_bytes", "Bytes that are here of a tenant that the map has",
         "tenant"),
     "blocks": _gauge("tenant_used_blocks", "Blocks of these", "tenant"),
-    "quota": _gauge("tenant_quota_bytes", "Its share of this node", "tenant"),
+    "quota": _gauge("tenant_quota_bytes", "Its share of this node; 0: no limit", "tenant"),
 }  # fmt: skip
 SPACE_WAITING = _gauge(
     "namespace_copies_waiting",

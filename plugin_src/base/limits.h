@@ -67,7 +67,9 @@ inline constexpr std::uint64_t kRequestBytesPerPeerMax =
 inline constexpr std::uint32_t kReportsPerPeerPerSecond =
     64;                                              // each may cost a read; more are ignored
 inline constexpr std::size_t kPeersRefusedMax = 64;  // beyond kPeersMax, until they have heard why
-inline constexpr std::size_t kPeersGreetingMax = 256;  // that are not welcome yet
+inline constexpr std::size_t kPeersGreetingMax = 256;   // that are not welcome yet
+inline constexpr std::uint64_t kStrangerLinesMax = 10;  // of one kind that peers cause in its log …
+inline constexpr std::uint64_t kStrangerLinesMs = 10'000;  // … in so long; more are counted only
 
 // trust
 inline constexpr std::uint64_t kTokenSkewS = 60;           // (format) that two clocks may differ
@@ -103,6 +105,7 @@ inline constexpr std::uint64_t kDeviceBytesInFlight = 8 * kMiB;
 inline constexpr std::uint64_t kVerifiedMsMax =
     1000;  // a block that waited longer for the device is verified once more
 inline constexpr std::uint32_t kIndexFlushMsMax = 60'000;
+inline constexpr std::uint64_t kRecoveryTellMs = 5'000;  // between two lines about how far it is
 inline constexpr std::uint64_t kHoldMsMax = 10 * 60 * 1000;  // of a MATCH
 inline constexpr std::size_t kReportsMax = 64;               // being looked into at a time
 inline constexpr std::uint64_t kReadsHalfMs = 60'000;        // a block's reads count half after it
@@ -131,10 +134,11 @@ inline constexpr std::uint64_t kOldMapMs =
 inline constexpr std::size_t kOldMapsMax = 4;  // that are kept
 inline constexpr std::size_t kPlacesMax = 4;   // where one block is looked for
 inline constexpr std::size_t kFormersMax = 3;  // maps before the one in force, which it names
-inline constexpr std::uint64_t kCopiedMs = 30'000;  // so long a second copy is believed in
-inline constexpr std::size_t kDropRoundsMax = 4;    // over all places of a block
-inline constexpr unsigned kDropsMax = 3;            // how often a drop begins again for a newer map
-inline constexpr std::uint64_t kMapAskMs = 500;     // between two questions for a map
+inline constexpr std::uint64_t kCopiedMs = 30'000;   // so long a second copy is believed in
+inline constexpr std::uint64_t kSpeedHalfMs = 2000;  // what is known of a node's speed counts half
+inline constexpr std::size_t kDropRoundsMax = 4;     // over all places of a block
+inline constexpr unsigned kDropsMax = 3;         // how often a drop begins again for a newer map
+inline constexpr std::uint64_t kMapAskMs = 500;  // between two questions for a map
 inline constexpr std::size_t kTokenFileBytesMax = 16 * 1024;
 inline constexpr std::uint64_t kTokenLookMs = 1000;      // between two looks at the token's file
 inline constexpr std::uint64_t kRenewPatienceMs = 5000;  // for requests, before a link is renewed

@@ -1,6 +1,7 @@
 #include "client/copies.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/clock.h"
 #include "base/limits.h"
@@ -40,26 +41,42 @@ void Copies::over(std::size_t node, std::uint64_t bytes) {
   here.bytes -= std::min(here.bytes, bytes + kAnswerBytes);
 }
 
-void Copies::came(std::size_t node, std::uint64_t queued, std::uint64_t took_ns) {
+double Copies::fresh(const Load& load, std::uint64_t now_ns) {
+  const std::uint64_t unseen_ns = now_ns - std::min(now_ns, load.seen_ns);
+  return std::exp2(-static_cast<double>(unseen_ns) / (kSpeedHalfMs * kNsPerMs));
+}
+
+void Copies::came(std::size_t node, std::uint64_t queued, std::uint64_t took_ns,
+                  std::uint64_t now_ns) {
   Load& here = load(node);
   const double took = static_cast<double>(took_ns) / static_cast<double>(queued);
-  here.ns_per_byte =
-      here.ns_per_byte == 0 ? took : here.ns_per_byte + (took - here.ns_per_byte) * kShareOfTheLast;
+  const double kept = here.ns_per_byte == 0 ? 0 : (1 - kShareOfTheLast) * fresh(here, now_ns);
+  here.ns_per_byte = took + (here.ns_per_byte - took) * kept;
+  here.seen_ns = now_ns;
+}
+
+void Copies::failed(std::size_t node, std::uint64_t queued, std::uint64_t took_ns,
+                    std::uint64_t now_ns) {
+  const Load& here = load(node);
+  const double took = static_cast<double>(took_ns) / static_cast<double>(queued);
+  if (took > here.ns_per_byte * fresh(here, now_ns)) came(node, queued, took_ns, now_ns);
 }
 
 void Copies::forget(std::size_t node) {
   if (node < loads_.size()) loads_[node] = {};
 }
 
-double Copies::wait_ns(std::size_t node, std::uint64_t bytes) const {
+double Copies::wait_ns(std::size_t node, std::uint64_t bytes, std::uint64_t now_ns) const {
   const Load here = node < loads_.size() ? loads_[node] : Load{};
-  const double each = here.ns_per_byte == 0 ? kUnknownNsPerByte : here.ns_per_byte;
+  const double each =
+      here.ns_per_byte == 0 ? kUnknownNsPerByte : here.ns_per_byte * fresh(here, now_ns);
   return each * static_cast<double>(here.bytes + bytes + kAnswerBytes);
 }
 
 std::size_t Copies::sooner(std::size_t first, std::uint64_t first_bytes, std::size_t second,
-                           std::uint64_t second_bytes) const {
-  return wait_ns(second, second_bytes) < wait_ns(first, first_bytes) ? second : first;
+                           std::uint64_t second_bytes, std::uint64_t now_ns) const {
+  const bool swap = wait_ns(second, second_bytes, now_ns) < wait_ns(first, first_bytes, now_ns);
+  return swap ? second : first;
 }
 
 }  // namespace memkv

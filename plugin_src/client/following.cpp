@@ -205,7 +205,7 @@ void ClientCore::plan_reads(Operation& operation) {
     const auto copy = map_.copy_place(print);
     if (!first || !copy) continue;
     const bool swap = copies_.sooner(first->node, more[first->node] + group.bytes, copy->node,
-                                     more[copy->node] + group.bytes) == copy->node;
+                                     more[copy->node] + group.bytes, now) == copy->node;
     group.plan = swap ? std::vector{copy->node, first->node} : std::vector{first->node, copy->node};
     more[group.plan[0]] += group.bytes;
     asked_copy += swap ? 1 : 0;
@@ -233,9 +233,10 @@ void ClientCore::count_answer(const Operation& operation, std::size_t index, Cod
   if (!operation.reads()) return;
   const std::uint64_t now = world_.executor.clock().now_ns();
   const bool found = code == Code::ok && !absent(operation, index);
-  // Whoever lets us wait for nothing is at least so slow.
-  const bool waited = found || code == Code::timeout || code == Code::unreachable;
-  if (waited && item.queued > 0) copies_.came(item.node, item.queued, now - item.sent_ns);
+  const bool failed = code == Code::timeout || code == Code::unreachable;
+  const std::uint64_t took = now - item.sent_ns;
+  if (found && item.queued > 0) copies_.came(item.node, item.queued, took, now);
+  if (failed && item.queued > 0) copies_.failed(item.node, item.queued, took, now);
   if (!item.copied && item.plan.empty()) return;
   const auto first = map_.place(item.traits.group);
   if (first && first->node == item.node) {

@@ -284,17 +284,23 @@ RulesUsage Accounts::usage() const {
     space.blocks = accounts_[account->second].blocks;
     space.bytes = accounts_[account->second].bytes;
   }
-  for (const TenantQuota& rule : rules_.all().tenants) {
-    if (rule.quota_bytes == 0) continue;
-    if (usage.tenants.size() == kSpacesCounted) break;
-    TenantUsage tenant{.tenant = rule.tenant, .quota_bytes = rule.quota_bytes};
-    if (const auto known = tenants_.find(rule.tenant); known != tenants_.end()) {
-      tenant.blocks = known->second.blocks;
-      tenant.bytes = known->second.bytes;
+  for (const bool with_quota : {true, false}) {
+    for (const TenantQuota& rule : rules_.all().tenants) {
+      if ((rule.quota_bytes != 0) != with_quota) continue;
+      if (usage.tenants.size() == kSpacesCounted) break;
+      usage.tenants.push_back(usage_of(rule));
     }
-    usage.tenants.push_back(tenant);
   }
   return usage;
+}
+
+TenantUsage Accounts::usage_of(const TenantQuota& rule) const {
+  TenantUsage tenant{.tenant = rule.tenant, .quota_bytes = rule.quota_bytes};
+  if (const auto known = tenants_.find(rule.tenant); known != tenants_.end()) {
+    tenant.blocks = known->second.blocks;
+    tenant.bytes = known->second.bytes;
+  }
+  return tenant;
 }
 
 }  // namespace memkv::engine

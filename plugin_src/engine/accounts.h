@@ -140,6 +140,7 @@ class Accounts {
   static void trim(Account& account, const Lives& lives);
   void settle(Account& account) const;
   [[nodiscard]] static CopyCounts copies_of(const Account& account);
+  [[nodiscard]] TenantUsage usage_of(const TenantQuota& rule) const;
   void look_whether_over(AccountId account);
   void close(AccountId account);
 

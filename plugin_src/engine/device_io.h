@@ -51,6 +51,7 @@ class DeviceIo {
 
   [[nodiscard]] std::size_t in_flight() const { return in_flight_; }
   [[nodiscard]] Device& device() { return device_; }
+  [[nodiscard]] Clock& clock() { return clock_; }
 
  private:
   // `took` is null for what is not measured.

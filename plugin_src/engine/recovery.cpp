@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "base/clock.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/mutant.h"
 #include "engine/boot.h"
@@ -49,9 +51,25 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
   std::size_t next_scan = 0;
   std::deque<std::shared_ptr<Scan>> scanning;  // applied from the front
   std::size_t first_emptied = 0;  // of result.closed: before it, all is gone from the index
+  std::uint32_t headers_done = 0;
+  std::size_t applied = 0;  // of `found`
+  std::uint64_t told_ns = 0;
   Status failure;
 
-  void start() { read_headers(); }
+  void start() {
+    told_ns = io.clock().now_ns();
+    read_headers();
+  }
+
+  // Whoever waits for a large device hears that it goes on.
+  void tell(std::size_t count, std::size_t all, const char* what) {
+    const std::uint64_t now = io.clock().now_ns();
+    if (now - told_ns < kRecoveryTellMs * kNsPerMs) return;
+    told_ns = now;
+    log(LogLevel::info, io.device().name() + " is recovered: " + std::to_string(count) + " of " +
+                            std::to_string(all) + what + ", " +
+                            std::to_string(result.index.size()) + " blocks so far");
+  }
 
   void failed(const Status& status) {
     if (failure.code == Code::ok) failure = status;
@@ -117,6 +135,7 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
   void header_done(const Status& status) {
     --headers_in_flight;
     if (!status.good()) failed(status);
+    tell(++headers_done, super.segments, " segments' headers are read");
     read_headers();
   }
 
@@ -126,6 +145,7 @@ struct Recovery : std::enable_shared_from_this<Recovery> {
     while (!scanning.empty() && scanning.front()->finished) {
       if (failure.code == Code::ok) apply(*scanning.front());
       scanning.pop_front();
+      tell(++applied, found.size(), " segments' indices are read");
     }
     while (next_scan < found.size() && scanning.size() < kSegmentsInFlight &&
            failure.code == Code::ok) {

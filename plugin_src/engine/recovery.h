@@ -29,7 +29,8 @@ struct Recovered {
 };
 
 // The index goes by `rules`: a namespace that has one has an account of its own, however many
-// others lie on the device. `io` outlives the call to `done`. Statuses: device_error.
+// others lie on the device. What takes long says every kRecoveryTellMs in the log how far it is.
+// `io` outlives the call to `done`. Statuses: device_error.
 void recover(DeviceIo& io, const Superblock& super, std::uint64_t index_entries_max,
              const StoreRules& rules, std::move_only_function<void(Result<Recovered>)> done);
 

@@ -57,15 +57,15 @@ struct SpaceUsage {
   std::uint64_t over_quota = 0, expired = 0, ended = 0;  // blocks taken out; why, as in Gone
 };
 
-// What is here of a tenant that has a quota.
+// What is here of a tenant that the map has, of all its namespaces and any generation.
 struct TenantUsage {
   TenantId tenant = 0;
-  std::uint64_t quota_bytes = 0;  // of this node
+  std::uint64_t quota_bytes = 0;  // of this node; 0: no limit
   std::uint64_t blocks = 0, bytes = 0;
 };
 
-// Of at most kSpacesCounted namespaces (those with a quota come first, then by tenant and id) and
-// as many tenants.
+// Of at most kSpacesCounted namespaces and as many tenants: those with a quota come first, then by
+// tenant and id.
 struct RulesUsage {
   std::vector<SpaceUsage> spaces;
   std::vector<TenantUsage> tenants;

@@ -130,6 +130,7 @@ Result<void> Daemon::prepare() {
       *loop_);
   if (!device) return fail(device.error());
   device_ = std::move(*device);
+  log(LogLevel::info, "takes " + size_text(flags_.dram_bytes) + " of memory for blocks");
   auto arena = map_arena(flags_.dram_bytes);
   if (!arena) return fail(arena.error());
   arena_ = std::move(*arena);

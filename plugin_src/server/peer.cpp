@@ -160,7 +160,7 @@ Result<Pass> Peer::admit(const wire::Auth& auth) const {
   auto pass = server.admit(
       {.token = auth.token, .proof = auth.proof, .nonce = nonce_, .session = session_});
   if (pass) return pass;
-  log(LogLevel::warning, label() + " is not let in: " + pass.error().text);
+  server.lines.not_let_in.log(server.now_ns(), label() + " is not let in: " + pass.error().text);
   return fail(Code::denied, kNotWelcome);
 }
 
@@ -435,7 +435,7 @@ void Peer::drop(Status why) {
   if (why.code == Code::protocol || why.code == Code::too_large)
     ++server.counters.peers_broke_protocol;
   end_told_ = why.code != Code::shutdown;
-  if (end_told_) log_end(LogLevel::warning, " is dropped: ", why);
+  if (end_told_) log_end(server.lines.dropped, " is dropped: ", why);
   refuse(0, why);
   scans_.forget_all();
   lists_.forget_all();
@@ -450,7 +450,7 @@ void Peer::on_closed(const Status& why) {
     const bool broke =
         why.code == Code::protocol || why.code == Code::too_large || why.code == Code::unsupported;
     if (broke) ++server.counters.peers_broke_protocol;
-    log_end(broke ? LogLevel::warning : LogLevel::debug, " is gone: ", why);
+    log_end(broke ? server.lines.broke : server.lines.gone, " is gone: ", why);
   }
   phase_ = Phase::dropping;
   scans_.forget_all();
@@ -463,9 +463,9 @@ void Peer::on_closed(const Status& why) {
   over();
 }
 
-void Peer::log_end(LogLevel level, const char* how, const Status& why) const {
-  log(level, label() + how + why.message(),
-      {{"peer", link->peer()}, {"name", name_}, {"code", code_name(why.code)}});
+void Peer::log_end(LogPace& lines, const char* how, const Status& why) const {
+  lines.log(server.now_ns(), label() + how + why.message(),
+            {{"peer", link->peer()}, {"name", name_}, {"code", code_name(why.code)}});
 }
 
 std::string Peer::label() const {

@@ -10,7 +10,7 @@
 #include <memory>
 #include <string>
 
-#include "base/log.h"
+#include "base/log_pace.h"
 #include "server/gets.h"
 #include "server/lists.h"
 #include "server/puts.h"
@@ -80,7 +80,7 @@ class Peer final : public LinkHandler, public Session {
   void resume();
   [[nodiscard]] std::uint64_t reply_bytes_queued() const;
   [[nodiscard]] std::size_t items() const { return puts_.items() + gets_.items(); }
-  void log_end(LogLevel level, const char* how, const Status& why) const;
+  void log_end(LogPace& lines, const char* how, const Status& why) const;
   [[nodiscard]] std::string label() const;
 
   PeerHooks hooks_;

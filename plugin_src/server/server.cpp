@@ -23,6 +23,7 @@ class ServerImpl final : public Server {
                  .executor = executor,
                  .random = random,
                  .counters = {},
+                 .lines = {},
                  .spaces = {},
                  .address = {}},
         began_ns_(context_.now_ns()) {}
@@ -99,6 +100,7 @@ void ServerImpl::over(std::uint64_t id) {
 
 void ServerImpl::tick() {
   for (const auto& [id, peer] : peers_) peer->tick();
+  context_.lines.tell(context_.now_ns());
   tick_ = context_.executor.after(kTickNs, [this] { tick(); });
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/histogram.h"
+#include "base/log_pace.h"
 #include "engine/store.h"
 #include "server/server.h"
 #include "server/spaces.h"
@@ -34,6 +35,19 @@ struct ServerCounters {
   Histogram get_first_byte, get_whole, put;
 };
 
+// Lines of the log that peers cause; whoever connects in a loop must not fill a disk.
+struct PeerLines {
+  LogPace not_let_in{LogLevel::warning, "peers that were not let in"};
+  LogPace dropped{LogLevel::warning, "peers that were dropped"};
+  LogPace broke{LogLevel::warning, "peers that broke the protocol"};
+  LogPace gone{LogLevel::debug, "peers that are gone"};
+
+  // Tells what was left out.
+  void tell(std::uint64_t now_ns) {
+    for (LogPace* const pace : {&not_let_in, &dropped, &broke, &gone}) pace->tell(now_ns);
+  }
+};
+
 // What all peers of a server share.
 struct ServerContext {
   ServerOptions options;
@@ -41,6 +55,7 @@ struct ServerContext {
   Executor& executor;
   Random& random;
   ServerCounters counters;
+  PeerLines lines;
   Spaces spaces;
   std::string address;     // the one clients know this node by
   std::uint64_t node = 0;  // node_id_of(address)

@@ -69,17 +69,21 @@ void TlsNetwork::connect(std::string_view address, std::uint64_t timeout_ns, Con
 Result<std::unique_ptr<Listener>> TlsNetwork::listen(
     std::string_view address, std::function<void(std::unique_ptr<Stream>)> accepted) {
   if (const auto good = server_->current(); !good) return fail(good.error());
-  return below_.listen(address, [&executor = executor_, server = server_,
-                                 accepted = std::move(accepted)](std::unique_ptr<Stream> stream) {
-    auto context = server->current();
-    if (!context) return;  // there was one when it began to listen, and that is kept
-    auto secured = TlsStream::over(std::move(stream), executor,
-                                   {.context = std::move(*context),
-                                    .side = TlsSide::server,
-                                    .host = {},
-                                    .records_per_key = server->settings().records_per_key});
-    if (secured) accepted(std::move(secured));
-  });
+  auto refused = std::make_shared<LogPace>(LogLevel::warning, "peers whose TLS was refused");
+  return below_.listen(
+      address, [&executor = executor_, server = server_, refused = std::move(refused),
+                accepted = std::move(accepted)](std::unique_ptr<Stream> stream) {
+        refused->tell(executor.clock().now_ns());
+        auto context = server->current();
+        if (!context) return;  // there was one when it began to listen, and that is kept
+        auto secured = TlsStream::over(std::move(stream), executor,
+                                       {.context = std::move(*context),
+                                        .side = TlsSide::server,
+                                        .host = {},
+                                        .records_per_key = server->settings().records_per_key,
+                                        .refused = refused});
+        if (secured) accepted(std::move(secured));
+      });
 }
 
 }  // namespace

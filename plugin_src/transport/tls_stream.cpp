@@ -92,6 +92,7 @@ TlsStream::TlsStream(std::unique_ptr<Stream> below, Executor& executor, const Se
       executor_(executor),
       side_(setting.side),
       records_per_key_(std::max<std::uint64_t>(setting.records_per_key, 1)),
+      refused_(setting.refused),
       ssl_(::SSL_new(setting.context.get())),
       context_(setting.context) {}
 
@@ -331,8 +332,8 @@ void TlsStream::break_with(std::string why) {
   if (phase_ == Phase::broken) return;
   phase_ = Phase::broken;
   why_ = std::move(why);
-  if (side_ == TlsSide::server && !over_ && !why_.empty()) {
-    log(LogLevel::warning, "peer " + peer() + " is refused: " + why_);
+  if (refused_ && !over_ && !why_.empty()) {
+    refused_->log(executor_.clock().now_ns(), "peer " + peer() + " is refused: " + why_);
   }
 }
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/executor.h"
+#include "base/log_pace.h"
 #include "base/stream.h"
 #include "transport/tls_context.h"
 
@@ -34,6 +35,7 @@ class TlsStream final : public Stream {
     TlsSide side{};
     std::string host;  // of a client: the name or number that the certificate has to have
     std::uint64_t records_per_key = 0;
+    std::shared_ptr<LogPace> refused;  // of a server: the lines about whom it refuses
   };
   // Nothing when OpenSSL has no memory. A client's first words leave at once.
   [[nodiscard]] static std::unique_ptr<Stream> over(std::unique_ptr<Stream> below,
@@ -90,6 +92,7 @@ class TlsStream final : public Stream {
   Executor& executor_;
   const TlsSide side_;
   const std::uint64_t records_per_key_;
+  const std::shared_ptr<LogPace> refused_;
 
   mutable std::mutex mutex_;  // from here …
   SSL* ssl_ = nullptr;

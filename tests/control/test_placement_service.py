@@ -12,6 +12,7 @@ import pytest
 
 from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place_ranked
 from memkv_nixl.control import _server, _watch_limit
+from memkv_nixl.control._limits import STATS_MAX
 from memkv_nixl.control._state import Hello
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as pb
@@ -220,7 +221,7 @@ async def send(plane: Plane, *messages: pb.RegisterNodeRequest) -> None:
 HELLO = pb.RegisterNodeRequest(hello=pb.NodeHello(address=A, weight=1, agent=bytes(16)))
 BEAT = pb.RegisterNodeRequest(heartbeat=pb.NodeHeartbeat(sequence=1))
 MANY = pb.RegisterNodeRequest(
-    heartbeat=pb.NodeHeartbeat(sequence=1, stats={f"n{i}": i for i in range(257)})
+    heartbeat=pb.NodeHeartbeat(sequence=1, stats={f"n{i}": i for i in range(STATS_MAX + 1)})
 )
 NOWHERE = pb.RegisterNodeRequest(hello=pb.NodeHello(address="x", weight=1, agent=bytes(16)))
 FAR = pb.RegisterNodeRequest(

@@ -7,13 +7,16 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
+from memkv_nixl._sizes import format_size
 from memkv_nixl._stat import parse_stats
+from memkv_nixl.control._limits import STATS_MAX
 from memkv_nixl.store._node_metrics import node_page
 from tests.control.processes import Machine, Served, control, operator
 from tests.integration.nodes import DEADLINE_S, memkv
@@ -21,6 +24,7 @@ from tests.integration.scraping import parsed
 
 SPACE = namespace_id("ruled")
 BLOCK = bytes(100_000)
+_COUNTED = 64  # kSpacesCounted
 TTL_S = 6  # longer than a restart
 FAST = ("--heartbeat-ms", "50", "--deadline-ms", "500", "--lost-after-ms", "60000")
 
@@ -154,6 +158,27 @@ def test_a_block_lives_as_long_as_its_ttl_also_across_a_restart(
         client.close()
 
 
+def listed_use(plane: Served, tenant: str, held: int) -> tuple[int, int]:
+    """What `memkv tenants list` says that a tenant holds, when the nodes have said it; its quota.
+
+    Also that no heartbeat will be too long, however many there are of whom a node counts the use.
+    """
+    end = time.monotonic() + DEADLINE_S
+    rows: dict[str, Any] = {}
+    while not rows or rows[tenant]["used_bytes"] != held:
+        assert time.monotonic() < end, rows
+        said = memkv("tenants", "list", "--control", plane.address, "--json")
+        rows = {row["name"]: row for row in json.loads(said.stdout)["tenants"]}
+    text = memkv("tenants", "list", "--control", plane.address).stdout.decode()
+    (line,) = (line for line in text.splitlines() if line.startswith(f"{tenant} "))
+    assert f"  {format_size(held)}  " in line
+    with operator(plane.address) as calls:
+        for node in calls.nodes():
+            assert node.stats
+            assert len(node.stats) + 3 * _COUNTED <= STATS_MAX
+    return rows[tenant]["used_bytes"], rows[tenant]["quota_bytes"]
+
+
 def test_a_tenants_quota_is_of_all_nodes_together(plane: Served, tmp_path: Path) -> None:
     machines = [Machine(tmp_path / f"node{i}") for i in range(2)]
     quota = 2_000_000
@@ -184,6 +209,8 @@ def test_a_tenants_quota_is_of_all_nodes_together(plane: Served, tmp_path: Path)
             assert quota / 2 < held <= quota
             evicted = [stat(one, "quota_evicted_blocks") for one in machines]
             assert min(evicted) > 0, "one node alone keeps to its share"
+            assert listed_use(plane, "acme", held) == (held, quota)
+            assert listed_use(plane, "default", 0) == (0, 0), "also whom nobody set a quota"
             client.close()
     finally:
         for one in machines:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from memkv_nixl._errors import ConfigError, UnreachableError
-from memkv_nixl.control import _calls, _limits
+from memkv_nixl.control import _calls, _limits, _watch_limit
 from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._refused import Reason
 from memkv_nixl.control._server import ControlServer
@@ -127,6 +127,45 @@ def test_it_says_what_it_serves(tmp_path: Path) -> None:
         names = {service.name for service in answer.list_services_response.service}
         services = {f"memkv.v1.{name}" for name in ("Admin", "Namespaces", "Placement", "Tenants")}
         assert names == services | {"grpc.health.v1.Health"}
+
+    tell(tmp_path, story)
+
+
+def test_watches_of_health_and_reflection_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watch_limit, "WATCHES_AT_ONCE_MAX", 3)
+    monkeypatch.setattr(_watch_limit, "REFLECTIONS_AT_ONCE_MAX", 2)
+    full = ("RESOURCE_EXHAUSTED", "WATCHES_FULL")
+    serves = health_pb2.HealthCheckResponse.SERVING
+    request = health_pb2.HealthCheckRequest()
+
+    async def story(plane: Plane) -> None:
+        health: Any = health_pb2_grpc.HealthStub(plane.channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(plane.channel)
+
+        async def reflect() -> Any:
+            stream = reflection.ServerReflectionInfo()
+            await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            assert (await stream.read()).list_services_response.service
+            return stream
+
+        watches = [health.Watch(request) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == serves
+        map_watch = plane.placement.WatchMap(placement_pb2.WatchMapRequest())
+        await map_watch.read()
+        streams = [await reflect(), await reflect()]
+        for _ in range(3):
+            assert await refused(health.Watch(request).read()) == full
+            assert await refused(reflect()) == full
+        assert (await health.Check(request)).status == serves, "what has one answer goes on"
+        agent = await plane.join(A)
+        await agent.beat()
+        for opened in (watches[0], streams[0]):
+            opened.cancel()
+        assert (await health.Watch(request).read()).status == serves
+        await reflect()
 
     tell(tmp_path, story)
 

@@ -11,7 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from memkv_nixl.control import _tenancy
 from memkv_nixl.control._cluster import BUILT_IN, Cluster, from_document, to_document
-from memkv_nixl.control._limits import EPOCH_LEAP_MAX, FORMER_S, FORMERS_MAX, NODES_MAX
+from memkv_nixl.control._limits import (
+    EPOCH_LEAP_MAX,
+    FORMER_S,
+    FORMERS_MAX,
+    NODES_MAX,
+    STATS_MAX,
+)
 from memkv_nixl.control._publish import publish
 from memkv_nixl.control._refused import Reason, RefusalError
 from memkv_nixl.control._state import Hello, Membership, NodeState, Timing
@@ -292,7 +298,7 @@ def test_a_hello_that_says_nonsense_is_refused(said: dict[str, object]) -> None:
 def test_numbers_of_a_heartbeat_are_bounded() -> None:
     state = machine()
     state.hello(0, hello())
-    many = {f"n{i}": i for i in range(257)}
+    many = {f"n{i}": i for i in range(STATS_MAX + 1)}
     assert refusal(state.heartbeat, 0, A, agent(1), (7, 2), many) is Reason.INVALID
     assert refusal(state.heartbeat, 0, A, agent(1), (7, 2), {"n" * 65: 1}) is Reason.INVALID
 

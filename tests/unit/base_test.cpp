@@ -15,7 +15,9 @@
 
 #include "base/clock.h"
 #include "base/hands.h"
+#include "base/limits.h"
 #include "base/log.h"
+#include "base/log_pace.h"
 #include "base/random.h"
 #include "base/result.h"
 
@@ -117,6 +119,31 @@ TEST(Log, TheChildOfAForkLogsWhateverItsParentDid) {
   leave.set_value();
   busy.join();
   set_log_sink({});
+}
+
+TEST_F(LogTest, LinesThatStrangersCauseHaveAPaceAndWhatIsLeftOutIsCounted) {
+  LogPace pace(LogLevel::warning, "peers that knock");
+  constexpr std::uint64_t kWindow = kStrangerLinesMs * kNsPerMs;
+  const auto knock = [&pace](std::uint64_t times, std::uint64_t now_ns) {
+    for (std::uint64_t i = 0; i < times; ++i) pace.log(now_ns, "knock");
+  };
+  knock(3 * kStrangerLinesMax, 1000);
+  knock(5, kWindow);
+  ASSERT_EQ(lines.size(), kStrangerLinesMax);
+  pace.tell(kWindow);
+  EXPECT_EQ(lines.size(), kStrangerLinesMax) << "it is not over yet";
+  pace.tell(1000 + kWindow);
+  ASSERT_EQ(lines.size(), kStrangerLinesMax + 1);
+  EXPECT_EQ(lines.back().first, LogLevel::warning);
+  EXPECT_TRUE(lines.back().second.starts_with("25 more lines about peers that knock were left"));
+  pace.tell(3 * kWindow);
+  EXPECT_EQ(lines.size(), kStrangerLinesMax + 1) << "it is told once";
+  lines.clear();
+  knock(kStrangerLinesMax + 2, 4 * kWindow);
+  knock(1, 5 * kWindow);  // the next line tells, too
+  ASSERT_EQ(lines.size(), kStrangerLinesMax + 2);
+  EXPECT_TRUE(lines[kStrangerLinesMax].second.starts_with("2 more lines"));
+  EXPECT_EQ(lines.back().second, "knock");
 }
 
 TEST_F(LogTest, NobodyBeginsALineOfTheirOwnInsideAnother) {

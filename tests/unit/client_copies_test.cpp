@@ -68,6 +68,37 @@ class ClientCopiesTest : public ClientWorldTest {
     EXPECT_TRUE(code != Code::ok || bytes == pattern(500, 3));
     return code;
   }
+  // From now on the node answers reads so much later.
+  void slow_down(std::size_t node, std::uint64_t ms) {
+    Executor& executor = nodes_[node].process->executor();
+    fake(node).intercept = [&executor, ms](FakePeer& peer, const wire::Header& header,
+                                           std::span<const std::byte> body) {
+      if (header.type != Type::get) return false;
+      const Bytes kept(body.begin(), body.end());
+      (void)executor.after(ms * kNsPerMs, [&peer, header, kept] {
+        if (!peer.gone()) peer.answer(header, kept);
+      });
+      return true;
+    };
+  }
+  // So many blocks on two nodes, of which the one is the first place, or the second.
+  std::vector<std::string> copied_blocks(std::size_t count, std::size_t node, bool first) {
+    std::vector<std::string> keys;
+    while (keys.size() < count) {
+      const std::string key = copied_block();
+      if ((first ? first_of(key) : second_of(key)) == node) keys.push_back(key);
+    }
+    return keys;
+  }
+  // Reads each of them so often, one after another, a hundred in a second.
+  void read_all(const std::vector<std::string>& keys, int times) {
+    for (int i = 0; i < times; ++i) {
+      for (const std::string& key : keys) {
+        EXPECT_EQ(read(key), Code::ok);
+        run_for(10);
+      }
+    }
+  }
   Code drop(const std::string& key) {
     const std::vector<NamedBlock> asked{{.key = key_bytes(key), .group = {}}};
     return finish(client_->drop(space_, asked))[0];
@@ -114,6 +145,33 @@ TEST_F(ClientCopiesTest, WhatHasACopyIsReadFromBoth) {
   EXPECT_GT(fake(second_of(key)).seen(Type::get), 0);
   EXPECT_GT(client_->stats().asked_copy, 0u);
   EXPECT_EQ(client_->stats().found_older, 0u);
+}
+
+TEST_F(ClientCopiesTest, ASlowNodeIsAvoided) {
+  open_pool();
+  const std::size_t slow = 0;
+  slow_down(slow, 100);
+  std::vector<std::string> keys = copied_blocks(5, slow, true);
+  for (const std::string& key : copied_blocks(5, slow, false)) keys.push_back(key);
+  read_all(keys, 2);  // which says that there are copies, and who is slow
+  fake(slow).frames.clear();
+  read_all(keys, 100);
+  EXPECT_LE(fake(slow).seen(Type::get), 3);  // of 1,000
+}
+
+// Also the node that is the second place of all that is read, which nobody has to ask.
+TEST_F(ClientCopiesTest, ASlowNodeIsTriedAgainOnceItIsFast) {
+  open_pool();
+  const std::size_t slow = 0;
+  slow_down(slow, 100);
+  const std::vector<std::string> keys = copied_blocks(5, slow, false);
+  read_all(keys, 20);
+  fake(slow).intercept = nullptr;
+  fake(slow).frames.clear();
+  while (fake(slow).seen(Type::get) == 0 && now_ms() < 60'000) read_all(keys, 1);
+  ASSERT_GT(fake(slow).seen(Type::get), 0);
+  read_all(keys, 40);
+  EXPECT_GT(fake(slow).seen(Type::get), 50);  // of 200
 }
 
 TEST_F(ClientCopiesTest, ACopyThatIsGoneOrSpoiltCostsNoHit) {
@@ -446,23 +504,57 @@ TEST_F(ClientHeldTest, WhoDoesNotFollowKeepsItsNodes) {
 
 TEST(Copies, TheOneOfWhichLessIsWantedAndTheFasterOne) {
   Copies copies;
-  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB), 0u);
+  const auto sooner = [&copies](std::size_t first, std::size_t second) {
+    return copies.sooner(first, kMiB, second, kMiB, kNsPerMs);
+  };
+  EXPECT_EQ(sooner(0, 1), 0u);
   EXPECT_GE(copies.wanted(0, 8 * kMiB), 8 * kMiB);
-  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB), 1u);
+  EXPECT_EQ(sooner(0, 1), 1u);
   copies.over(0, 8 * kMiB);
-  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB), 0u);
+  EXPECT_EQ(sooner(0, 1), 0u);
   for (int i = 0; i < 50; ++i) {
-    copies.came(0, kMiB, 100 * kNsPerMs);  // a slow node
-    copies.came(1, kMiB, kNsPerMs);
+    copies.came(0, kMiB, 100 * kNsPerMs, kNsPerMs);  // a slow node
+    copies.came(1, kMiB, kNsPerMs, kNsPerMs);
   }
-  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB), 1u);
+  EXPECT_EQ(sooner(0, 1), 1u);
   copies.wanted(1, 50 * kMiB);
-  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB), 1u);
+  EXPECT_EQ(sooner(0, 1), 1u);
   copies.wanted(1, 100 * kMiB);
-  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB), 0u);
+  EXPECT_EQ(sooner(0, 1), 0u);
   copies.over(1, 1000 * kMiB);
   copies.forget(0);
-  EXPECT_EQ(copies.sooner(1, kMiB, 0, kMiB), 0u);  // it may have become a fast one
+  EXPECT_EQ(sooner(1, 0), 0u);  // it may have become a fast one
+}
+
+TEST(Copies, WhoIsNotSeenForLongIsTriedAndSaysHowFastItIs) {
+  Copies copies;
+  std::uint64_t now = kNsPerMs;
+  const auto sooner = [&] { return copies.sooner(0, kMiB, 1, kMiB, now); };
+  for (int i = 0; i < 50; ++i) copies.came(0, kMiB, 100 * kNsPerMs, now);
+  copies.came(1, kMiB, kNsPerMs, now);
+  const auto until_tried_ms = [&] {  // while the other goes on to answer
+    const std::uint64_t began = now;
+    while (sooner() == 1 && now - began < 60 * kSpeedHalfMs * kNsPerMs) {
+      copies.came(1, kMiB, kNsPerMs, now += kNsPerMs);
+    }
+    return (now - began) / kNsPerMs;
+  };
+  EXPECT_NEAR(until_tried_ms(), 6.64 * kSpeedHalfMs, 100);
+  copies.came(0, kMiB, 100 * kNsPerMs, now);
+  EXPECT_NEAR(until_tried_ms(), 6.64 * kSpeedHalfMs, 100);
+  copies.came(0, kMiB, kNsPerMs, now);
+  copies.came(0, kMiB, kNsPerMs, now);
+  EXPECT_LT(until_tried_ms(), kSpeedHalfMs);  // alike now
+}
+
+TEST(Copies, ANodeThatCannotBeReachedIsNotTheSoonerOne) {
+  Copies copies;
+  copies.came(0, kMiB, 10 * kNsPerMs, kNsPerMs);
+  copies.came(1, kMiB, kNsPerMs, kNsPerMs);
+  for (int i = 0; i < 50; ++i) copies.failed(0, kMiB, 0, kNsPerMs);
+  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB, kNsPerMs), 1u);
+  for (int i = 0; i < 50; ++i) copies.failed(1, kMiB, 100 * kNsPerMs, kNsPerMs);
+  EXPECT_EQ(copies.sooner(0, kMiB, 1, kMiB, kNsPerMs), 0u);
 }
 
 TEST(Copies, GroupsAreRememberedForAWhileAndTheLatestStay) {

@@ -217,6 +217,28 @@ TEST(UsageTest, CountsThoseWithAQuotaFirstAndKeepsTheirNumbers) {
   EXPECT_TRUE(usage.spaces().empty());
 }
 
+TEST(UsageTest, CountsTenantsWithAQuotaFirstAndOthersAsFarAsThereIsRoom) {
+  StoreRules rules;
+  for (TenantId tenant = 1; tenant <= 2 * kSpacesCounted; ++tenant) {
+    rules.tenants.push_back({.tenant = tenant});
+  }
+  rules.tenants.back().quota_bytes = 1000;
+  Accounts accounts;
+  accounts.apply(Rules(rules));
+  accounts.add(accounts.of(2 * kSpacesCounted, space_of(1)), 10);
+  accounts.add(accounts.of(1, space_of(1)), 20);
+  accounts.add(accounts.of(1, space_of(2)), 30);
+  const std::vector<TenantUsage> tenants = accounts.usage().tenants;
+  ASSERT_EQ(tenants.size(), kSpacesCounted);
+  EXPECT_EQ(tenants[0].tenant, 2 * kSpacesCounted);
+  EXPECT_EQ(tenants[0].quota_bytes, 1000u);
+  EXPECT_EQ(tenants[0].bytes, 10u);
+  EXPECT_EQ(tenants[1].tenant, 1u);
+  EXPECT_EQ(tenants[1].quota_bytes, 0u);
+  EXPECT_EQ(tenants[1].blocks, 2u);
+  EXPECT_EQ(tenants[1].bytes, 50u);
+}
+
 // ---- more names than accounts
 
 // All accounts of a tenant are taken when the namespace comes that will have a rule.

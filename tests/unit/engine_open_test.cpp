@@ -1,4 +1,9 @@
 // Opening: what a device may hold, geometry, and every sentence that refuses.
+#include <string>
+#include <vector>
+
+#include "base/limits.h"
+#include "base/log.h"
 #include "engine/boot.h"
 #include "unit/engine_rig.h"
 
@@ -190,6 +195,34 @@ TEST(Open, TheSmallestSegmentsWork) {
   const auto got = rig.get("k299");
   ASSERT_TRUE(got.has_value());
   EXPECT_EQ(*got, bytes_from(299, got->size()));
+}
+
+TEST(Open, WhatTakesLongSaysHowFarItIs) {
+  std::vector<std::string> lines;
+  set_log_sink([&lines](LogLevel, std::string_view line) {
+    if (line.find(" is recovered: ") != std::string_view::npos) lines.emplace_back(line);
+  });
+  RigOptions options{.disk_bytes = 64 * kMiB, .arena_bytes = kMiB};
+  options.store.segment_bytes = 64 * kKiB;
+  Rig rig(options);
+  ASSERT_TRUE(rig.open().good());
+  for (int i = 0; i < 2000; ++i) {
+    ASSERT_TRUE(rig.put("k" + std::to_string(i), bytes_from(1, 8 * kPageBytes)).has_value());
+  }
+  ASSERT_TRUE(rig.close().good());
+  ASSERT_TRUE(rig.open().good());
+  ASSERT_TRUE(rig.close().good());
+  EXPECT_TRUE(lines.empty()) << "it was fast";
+  rig.world->set_faults({.slow_disk = 1'000'000});
+  const std::uint64_t began = rig.world->clock().now_ns();
+  const Status opened = rig.open();
+  const std::uint64_t took_ms = (rig.world->clock().now_ns() - began) / kNsPerMs;
+  set_log_sink({});
+  ASSERT_TRUE(opened.good());
+  EXPECT_LE(lines.size(), took_ms / kRecoveryTellMs);
+  ASSERT_GE(lines.size(), 2u) << took_ms;
+  EXPECT_NE(lines.back().find("blocks so far"), std::string::npos);
+  EXPECT_EQ(lines.back().find(", 0 blocks"), std::string::npos) << lines.back();
 }
 
 TEST(Open, ADeadDeviceIsAnError) {

@@ -1,6 +1,10 @@
 // What a server does with peers that ask for too much, are slow, silent or gone, and when it stops.
 #include <gtest/gtest.h>
 
+#include <string>
+
+#include "base/limits.h"
+#include "base/log.h"
 #include "support/server_world.h"
 
 namespace memkv::testing {
@@ -89,6 +93,35 @@ TEST_F(ServerLimitsTest, PeersOverTheLimitAreToldAndDropped) {
   clients_.front()->link->close(Status(Code::cancelled));
   ASSERT_TRUE(runs_until([&] { return stat("peers") == kPeersMax - 1; }));
   EXPECT_EQ(put(client(), 1, 1, bytes_of(100, 1)).code, Code::ok);
+}
+
+// Fails when every refusal has its lines: a disk would be full of them.
+TEST_F(ServerLimitsTest, WhoKnocksInALoopDoesNotFillTheLog) {
+  constexpr std::uint64_t kKnocks = 100;
+  std::string logged;
+  set_log_sink([&logged](LogLevel, std::string_view line) { (logged += line) += '\n'; });
+  serve({.anonymous = Anonymous::no});
+  for (std::uint64_t i = 0; i < kKnocks; ++i) {
+    RawClient& knocker = stranger();
+    knocker.hello();
+    ASSERT_TRUE(runs_until([&] { return knocker.count(Type::challenge, 0) == 1; }));
+    knocker.auth();
+    ASSERT_TRUE(is_refused(knocker, Code::denied));
+  }
+  ASSERT_LT(now_ms(), kStrangerLinesMs);
+  run_for(kStrangerLinesMs + 1000);
+  set_log_sink({});
+  const auto count = [&logged](const std::string& words) {
+    std::uint64_t found = 0;
+    for (std::size_t at = 0; (at = logged.find(words, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  const std::string more = std::to_string(kKnocks - kStrangerLinesMax) + " more lines about peers";
+  EXPECT_EQ(count(" is not let in: "), kStrangerLinesMax) << logged;
+  EXPECT_EQ(count(" is dropped: denied"), kStrangerLinesMax);
+  EXPECT_EQ(count(more + " that were not let in were left out"), 1U) << logged;
+  EXPECT_EQ(count(more + " that were dropped were left out"), 1U);
+  EXPECT_EQ(count("\n"), 2 * kStrangerLinesMax + 2);
 }
 
 // ---- slow and silent peers

@@ -355,6 +355,23 @@ TEST(Tls, ACertificateOfAnotherCaIsRefused) {
   EXPECT_EQ(logged.count("is refused: TLS: "), 1u) << logged.text;
 }
 
+TEST(Tls, WhoIsRefusedInALoopDoesNotFillTheLog) {
+  Logged logged;
+  Two two(1);
+  const Authority other(two.folder, "other");
+  two.server = other.issue("b");
+  two.listen();
+  for (std::uint64_t i = 0; i < kStrangerLinesMax + 5; ++i) {
+    ASSERT_TRUE(two.connect().good());
+    EXPECT_FALSE(two.talk());
+  }
+  EXPECT_EQ(logged.count("is refused: TLS: "), kStrangerLinesMax) << logged.text;
+  (void)two.world->run_until([] { return false; }, kStrangerLinesMs);
+  ASSERT_TRUE(two.connect().good());  // whoever comes next
+  EXPECT_EQ(logged.count("5 more lines about peers whose TLS was refused were left out"), 1u)
+      << logged.text;
+}
+
 TEST(Tls, ACertificateHasItsTime) {
   Two late(1);
   late.server = late.ca.issue("b", {.from_s = -7200, .to_s = -3600});

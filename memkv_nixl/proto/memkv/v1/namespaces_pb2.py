@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from memkv_nixl.proto.memkv.v1 import map_pb2 as memkv_dot_v1_dot_map__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19memkv/v1/namespaces.proto\x12\x08memkv.v1\x1a\x12memkv/v1/map.proto\"\x90\x01\n\rNamespaceInfo\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\x0c\x12\x17\n\x0f\x64rop_generation\x18\x05 \x01(\r\x12\'\n\x05rules\x18\x06 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\"t\n\x16\x43reateNamespaceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\'\n\x05rules\x18\x04 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\"T\n\x17\x43reateNamespaceResponse\x12*\n\tnamespace\x18\x01 \x01(\x0b\x32\x17.memkv.v1.NamespaceInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\'\n\x15ListNamespacesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"E\n\x16ListNamespacesResponse\x12+\n\nnamespaces\x18\x01 \x03(\x0b\x32\x17.memkv.v1.NamespaceInfo\"t\n\x16UpdateNamespaceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\'\n\x05rules\x18\x04 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\"T\n\x17UpdateNamespaceResponse\x12*\n\tnamespace\x18\x01 \x01(\x0b\x32\x17.memkv.v1.NamespaceInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"b\n\x14\x44ropNamespaceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\x17\n\x0f\x64rop_generation\x18\x04 \x01(\r\"R\n\x15\x44ropNamespaceResponse\x12*\n\tnamespace\x18\x01 \x01(\x0b\x32\x17.memkv.v1.NamespaceInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r2\xe3\x02\n\nNamespaces\x12V\n\x0f\x43reateNamespace\x12 .memkv.v1.CreateNamespaceRequest\x1a!.memkv.v1.CreateNamespaceResponse\x12S\n\x0eListNamespaces\x12\x1f.memkv.v1.ListNamespacesRequest\x1a .memkv.v1.ListNamespacesResponse\x12V\n\x0fUpdateNamespace\x12 .memkv.v1.UpdateNamespaceRequest\x1a!.memkv.v1.UpdateNamespaceResponse\x12P\n\rDropNamespace\x12\x1e.memkv.v1.DropNamespaceRequest\x1a\x1f.memkv.v1.DropNamespaceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19memkv/v1/namespaces.proto\x12\x08memkv.v1\x1a\x12memkv/v1/map.proto\"\x90\x01\n\rNamespaceInfo\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\x0c\x12\x17\n\x0f\x64rop_generation\x18\x05 \x01(\r\x12\'\n\x05rules\x18\x06 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\"\x84\x01\n\x16\x43reateNamespaceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\'\n\x05rules\x18\x04 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x17\x43reateNamespaceResponse\x12*\n\tnamespace\x18\x01 \x01(\x0b\x32\x17.memkv.v1.NamespaceInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\'\n\x15ListNamespacesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"E\n\x16ListNamespacesResponse\x12+\n\nnamespaces\x18\x01 \x03(\x0b\x32\x17.memkv.v1.NamespaceInfo\"\x84\x01\n\x16UpdateNamespaceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\'\n\x05rules\x18\x04 \x01(\x0b\x32\x18.memkv.v1.NamespaceRules\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x17UpdateNamespaceResponse\x12*\n\tnamespace\x18\x01 \x01(\x0b\x32\x17.memkv.v1.NamespaceInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"r\n\x14\x44ropNamespaceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bkey_dialect\x18\x03 \x01(\t\x12\x17\n\x0f\x64rop_generation\x18\x04 \x01(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\"R\n\x15\x44ropNamespaceResponse\x12*\n\tnamespace\x18\x01 \x01(\x0b\x32\x17.memkv.v1.NamespaceInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r2\xe3\x02\n\nNamespaces\x12V\n\x0f\x43reateNamespace\x12 .memkv.v1.CreateNamespaceRequest\x1a!.memkv.v1.CreateNamespaceResponse\x12S\n\x0eListNamespaces\x12\x1f.memkv.v1.ListNamespacesRequest\x1a .memkv.v1.ListNamespacesResponse\x12V\n\x0fUpdateNamespace\x12 .memkv.v1.UpdateNamespaceRequest\x1a!.memkv.v1.UpdateNamespaceResponse\x12P\n\rDropNamespace\x12\x1e.memkv.v1.DropNamespaceRequest\x1a\x1f.memkv.v1.DropNamespaceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +34,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NAMESPACEINFO']._serialized_start=60
   _globals['_NAMESPACEINFO']._serialized_end=204
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=206
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=322
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=324
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=408
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=410
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=449
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=451
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=520
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=522
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=638
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=640
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=724
-  _globals['_DROPNAMESPACEREQUEST']._serialized_start=726
-  _globals['_DROPNAMESPACEREQUEST']._serialized_end=824
-  _globals['_DROPNAMESPACERESPONSE']._serialized_start=826
-  _globals['_DROPNAMESPACERESPONSE']._serialized_end=908
-  _globals['_NAMESPACES']._serialized_start=911
-  _globals['_NAMESPACES']._serialized_end=1266
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=207
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=339
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=341
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=425
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=427
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=466
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=468
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=537
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=540
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=672
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=674
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=758
+  _globals['_DROPNAMESPACEREQUEST']._serialized_start=760
+  _globals['_DROPNAMESPACEREQUEST']._serialized_end=874
+  _globals['_DROPNAMESPACERESPONSE']._serialized_start=876
+  _globals['_DROPNAMESPACERESPONSE']._serialized_end=958
+  _globals['_NAMESPACES']._serialized_start=961
+  _globals['_NAMESPACES']._serialized_end=1316
 # @@protoc_insertion_point(module_scope)

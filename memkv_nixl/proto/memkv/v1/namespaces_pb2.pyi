@@ -76,12 +76,15 @@ class CreateNamespaceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KEY_DIALECT_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose it is; empty: the built-in tenant's."""
     name: _builtins.str
     """Its name as clients spell it, or "hex:" and 32 digits."""
     key_dialect: _builtins.str
     """"raw", "obj" or "cmx"; empty: raw."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     @_builtins.property
     def rules(self) -> _map_pb2.NamespaceRules:
         """What is left out is at its default."""
@@ -93,10 +96,11 @@ class CreateNamespaceRequest(_message.Message):
         name: _builtins.str = ...,
         key_dialect: _builtins.str = ...,
         rules: _map_pb2.NamespaceRules | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_dialect", b"key_dialect", "name", b"name", "rules", b"rules", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_dialect", b"key_dialect", "name", b"name", "reason", b"reason", "rules", b"rules", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,12 +190,15 @@ class UpdateNamespaceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KEY_DIALECT_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose it is; empty: the built-in tenant's."""
     name: _builtins.str
     """Its name, spelled as it was created."""
     key_dialect: _builtins.str
     """"raw", "obj" or "cmx"; empty: raw."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     @_builtins.property
     def rules(self) -> _map_pb2.NamespaceRules:
         """What is left out stays as it is."""
@@ -203,10 +210,11 @@ class UpdateNamespaceRequest(_message.Message):
         name: _builtins.str = ...,
         key_dialect: _builtins.str = ...,
         rules: _map_pb2.NamespaceRules | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_dialect", b"key_dialect", "name", b"name", "rules", b"rules", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_dialect", b"key_dialect", "name", b"name", "reason", b"reason", "rules", b"rules", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,6 +258,7 @@ class DropNamespaceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KEY_DIALECT_FIELD_NUMBER: _builtins.int
     DROP_GENERATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose it is; empty: the built-in tenant's."""
     name: _builtins.str
@@ -258,6 +267,8 @@ class DropNamespaceRequest(_message.Message):
     """"raw", "obj" or "cmx"; empty: raw."""
     drop_generation: _builtins.int
     """The generation to end. An older one was ended before: a success that changes nothing."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     def __init__(
         self,
         *,
@@ -265,10 +276,11 @@ class DropNamespaceRequest(_message.Message):
         name: _builtins.str = ...,
         key_dialect: _builtins.str = ...,
         drop_generation: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_generation", b"drop_generation", "key_dialect", b"key_dialect", "name", b"name", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop_generation", b"drop_generation", "key_dialect", b"key_dialect", "name", b"name", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -540,19 +540,23 @@ class DrainNodeRequest(_message.Message):
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     UNDO_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Which."""
     undo: _builtins.bool
     """Takes an earlier request back."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         undo: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "undo", b"undo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "reason", b"reason", "undo", b"undo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,19 +592,23 @@ class RemoveNodeRequest(_message.Message):
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Which."""
     force: _builtins.bool
     """Also one that serves."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         force: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "force", b"force"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "force", b"force", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

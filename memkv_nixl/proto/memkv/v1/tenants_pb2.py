@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16memkv/v1/tenants.proto\x12\x08memkv.v1\"^\n\nTenantInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\x06\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04keys\x18\x04 \x03(\x0c\x12\x0f\n\x07revoked\x18\x05 \x01(\r\"8\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bquota_bytes\x18\x02 \x01(\x04\"K\n\x14\x43reateTenantResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\x14\n\x12ListTenantsRequest\"<\n\x13ListTenantsResponse\x12%\n\x07tenants\x18\x01 \x03(\x0b\x32\x14.memkv.v1.TenantInfo\"M\n\x13UpdateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0bquota_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_quota_bytes\"K\n\x14UpdateTenantResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\x95\x01\n\x11IssueTokenRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nholder_key\x18\x02 \x01(\x0c\x12\x1f\n\x06rights\x18\x03 \x03(\x0e\x32\x0f.memkv.v1.Right\x12\x15\n\rnamespace_ids\x18\x04 \x03(\x0c\x12\x12\n\nlifetime_s\x18\x05 \x01(\r\x12\x10\n\x08token_id\x18\x06 \x01(\x0c\"H\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x10\n\x08token_id\x18\x02 \x01(\x0c\x12\x11\n\texpires_s\x18\x03 \x01(\x04\"G\n\x10RotateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_key\x18\x02 \x01(\x0c\x12\x11\n\toverlap_s\x18\x03 \x01(\r\"H\n\x11RotateKeyResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"C\n\rRevokeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x0c\x12\x0f\n\x07key_ids\x18\x03 \x03(\x0c\"E\n\x0eRevokeResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r*O\n\x05Right\x12\x15\n\x11RIGHT_UNSPECIFIED\x10\x00\x12\x0e\n\nRIGHT_READ\x10\x01\x12\x0f\n\x0bRIGHT_WRITE\x10\x02\x12\x0e\n\nRIGHT_DROP\x10\x03\x32\xbf\x03\n\x07Tenants\x12M\n\x0c\x43reateTenant\x12\x1d.memkv.v1.CreateTenantRequest\x1a\x1e.memkv.v1.CreateTenantResponse\x12J\n\x0bListTenants\x12\x1c.memkv.v1.ListTenantsRequest\x1a\x1d.memkv.v1.ListTenantsResponse\x12M\n\x0cUpdateTenant\x12\x1d.memkv.v1.UpdateTenantRequest\x1a\x1e.memkv.v1.UpdateTenantResponse\x12G\n\nIssueToken\x12\x1b.memkv.v1.IssueTokenRequest\x1a\x1c.memkv.v1.IssueTokenResponse\x12\x44\n\tRotateKey\x12\x1a.memkv.v1.RotateKeyRequest\x1a\x1b.memkv.v1.RotateKeyResponse\x12;\n\x06Revoke\x12\x17.memkv.v1.RevokeRequest\x1a\x18.memkv.v1.RevokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16memkv/v1/tenants.proto\x12\x08memkv.v1\"^\n\nTenantInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\x06\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04keys\x18\x04 \x03(\x0c\x12\x0f\n\x07revoked\x18\x05 \x01(\r\"H\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bquota_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"K\n\x14\x43reateTenantResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\x14\n\x12ListTenantsRequest\"<\n\x13ListTenantsResponse\x12%\n\x07tenants\x18\x01 \x03(\x0b\x32\x14.memkv.v1.TenantInfo\"]\n\x13UpdateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0bquota_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x0e\n\x0c_quota_bytes\"K\n\x14UpdateTenantResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\x95\x01\n\x11IssueTokenRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\nholder_key\x18\x02 \x01(\x0c\x12\x1f\n\x06rights\x18\x03 \x03(\x0e\x32\x0f.memkv.v1.Right\x12\x15\n\rnamespace_ids\x18\x04 \x03(\x0c\x12\x12\n\nlifetime_s\x18\x05 \x01(\r\x12\x10\n\x08token_id\x18\x06 \x01(\x0c\"H\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x10\n\x08token_id\x18\x02 \x01(\x0c\x12\x11\n\texpires_s\x18\x03 \x01(\x04\"W\n\x10RotateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_key\x18\x02 \x01(\x0c\x12\x11\n\toverlap_s\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\"H\n\x11RotateKeyResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"S\n\rRevokeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x0c\x12\x0f\n\x07key_ids\x18\x03 \x03(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t\"E\n\x0eRevokeResponse\x12$\n\x06tenant\x18\x01 \x01(\x0b\x32\x14.memkv.v1.TenantInfo\x12\r\n\x05\x65poch\x18\x02 \x01(\r*O\n\x05Right\x12\x15\n\x11RIGHT_UNSPECIFIED\x10\x00\x12\x0e\n\nRIGHT_READ\x10\x01\x12\x0f\n\x0bRIGHT_WRITE\x10\x02\x12\x0e\n\nRIGHT_DROP\x10\x03\x32\xbf\x03\n\x07Tenants\x12M\n\x0c\x43reateTenant\x12\x1d.memkv.v1.CreateTenantRequest\x1a\x1e.memkv.v1.CreateTenantResponse\x12J\n\x0bListTenants\x12\x1c.memkv.v1.ListTenantsRequest\x1a\x1d.memkv.v1.ListTenantsResponse\x12M\n\x0cUpdateTenant\x12\x1d.memkv.v1.UpdateTenantRequest\x1a\x1e.memkv.v1.UpdateTenantResponse\x12G\n\nIssueToken\x12\x1b.memkv.v1.IssueTokenRequest\x1a\x1c.memkv.v1.IssueTokenResponse\x12\x44\n\tRotateKey\x12\x1a.memkv.v1.RotateKeyRequest\x1a\x1b.memkv.v1.RotateKeyResponse\x12;\n\x06Revoke\x12\x17.memkv.v1.RevokeRequest\x1a\x18.memkv.v1.RevokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'memkv_nixl.proto.memkv.v1.tenants_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RIGHT']._serialized_start=1020
-  _globals['_RIGHT']._serialized_end=1099
+  _globals['_RIGHT']._serialized_start=1084
+  _globals['_RIGHT']._serialized_end=1163
   _globals['_TENANTINFO']._serialized_start=36
   _globals['_TENANTINFO']._serialized_end=130
   _globals['_CREATETENANTREQUEST']._serialized_start=132
-  _globals['_CREATETENANTREQUEST']._serialized_end=188
-  _globals['_CREATETENANTRESPONSE']._serialized_start=190
-  _globals['_CREATETENANTRESPONSE']._serialized_end=265
-  _globals['_LISTTENANTSREQUEST']._serialized_start=267
-  _globals['_LISTTENANTSREQUEST']._serialized_end=287
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=289
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=349
-  _globals['_UPDATETENANTREQUEST']._serialized_start=351
-  _globals['_UPDATETENANTREQUEST']._serialized_end=428
-  _globals['_UPDATETENANTRESPONSE']._serialized_start=430
-  _globals['_UPDATETENANTRESPONSE']._serialized_end=505
-  _globals['_ISSUETOKENREQUEST']._serialized_start=508
-  _globals['_ISSUETOKENREQUEST']._serialized_end=657
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=659
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=731
-  _globals['_ROTATEKEYREQUEST']._serialized_start=733
-  _globals['_ROTATEKEYREQUEST']._serialized_end=804
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=806
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=878
-  _globals['_REVOKEREQUEST']._serialized_start=880
-  _globals['_REVOKEREQUEST']._serialized_end=947
-  _globals['_REVOKERESPONSE']._serialized_start=949
-  _globals['_REVOKERESPONSE']._serialized_end=1018
-  _globals['_TENANTS']._serialized_start=1102
-  _globals['_TENANTS']._serialized_end=1549
+  _globals['_CREATETENANTREQUEST']._serialized_end=204
+  _globals['_CREATETENANTRESPONSE']._serialized_start=206
+  _globals['_CREATETENANTRESPONSE']._serialized_end=281
+  _globals['_LISTTENANTSREQUEST']._serialized_start=283
+  _globals['_LISTTENANTSREQUEST']._serialized_end=303
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=305
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=365
+  _globals['_UPDATETENANTREQUEST']._serialized_start=367
+  _globals['_UPDATETENANTREQUEST']._serialized_end=460
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=462
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=537
+  _globals['_ISSUETOKENREQUEST']._serialized_start=540
+  _globals['_ISSUETOKENREQUEST']._serialized_end=689
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=691
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=763
+  _globals['_ROTATEKEYREQUEST']._serialized_start=765
+  _globals['_ROTATEKEYREQUEST']._serialized_end=852
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=854
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=926
+  _globals['_REVOKEREQUEST']._serialized_start=928
+  _globals['_REVOKEREQUEST']._serialized_end=1011
+  _globals['_REVOKERESPONSE']._serialized_start=1013
+  _globals['_REVOKERESPONSE']._serialized_end=1082
+  _globals['_TENANTS']._serialized_start=1166
+  _globals['_TENANTS']._serialized_end=1613
 # @@protoc_insertion_point(module_scope)

@@ -99,19 +99,23 @@ class CreateTenantRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     QUOTA_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 64 of a-z, 0-9, "-", "_" and "."."""
     quota_bytes: _builtins.int
     """Bytes that it may hold in the whole pool; 0: no limit."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         quota_bytes: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "quota_bytes", b"quota_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "quota_bytes", b"quota_bytes", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,19 +198,23 @@ class UpdateTenantRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     QUOTA_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Whose."""
     quota_bytes: _builtins.int
     """Bytes that it may hold in the whole pool; 0: no limit."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         quota_bytes: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "quota_bytes", b"quota_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "name", b"name", "quota_bytes", b"quota_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "name", b"name", "quota_bytes", b"quota_bytes", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quota_bytes: _TypeAlias = _typing.Literal["quota_bytes"]  # noqa: Y015
     _WhichOneofArgType__quota_bytes: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes"]  # noqa: Y015
@@ -327,6 +335,7 @@ class RotateKeyRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     FROM_KEY_FIELD_NUMBER: _builtins.int
     OVERLAP_S_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose."""
     from_key: _builtins.bytes
@@ -335,16 +344,19 @@ class RotateKeyRequest(_message.Message):
     """
     overlap_s: _builtins.int
     """For how long tokens of the old key are believed still, at most 31536000."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         from_key: _builtins.bytes = ...,
         overlap_s: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_key", b"from_key", "overlap_s", b"overlap_s", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_key", b"from_key", "overlap_s", b"overlap_s", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -387,8 +399,11 @@ class RevokeRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     KEY_IDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose."""
+    reason: _builtins.str
+    """Why, for the event: at most 200 bytes of printable text; empty: nobody says."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Tokens, by their 16-byte ids."""
@@ -405,10 +420,11 @@ class RevokeRequest(_message.Message):
         tenant: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.bytes] | None = ...,
         key_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids", "reason", b"reason", "tenant", b"tenant", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
