@@ -28,7 +28,8 @@ from memkv_nixl.control._tokens import new_key
 from tests.control.peer import SESSION, Peer, RefusedError
 from tests.control.trusting import ALL, TrustingNode, trusting
 
-EXAMPLES, STEPS = 120, 100  # together more than 10,000
+EXAMPLES, STEPS = 120, 100
+STEPS_MIN, READS_MIN = 10_000, 500
 TENANTS, SPACES, KEYS = 3, 2, 3
 SESSIONS_MAX = 12
 _fresh = itertools.count(1)
@@ -261,20 +262,18 @@ def test_nobody_reads_what_is_not_theirs(node: TrustingNode) -> None:
     TenantsMachine.node, TenantsMachine.refusals = node, set()
     TenantsMachine.steps = TenantsMachine.reads = 0
     began = time.monotonic()
-    run_state_machine_as_test(
-        TenantsMachine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    enough = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
+    # Which rules are drawn is chance, and so is how many of the steps read.
+    while TenantsMachine.steps < STEPS_MIN or TenantsMachine.reads < READS_MIN:
+        run_state_machine_as_test(TenantsMachine, settings=enough)
     print(
         f"{TenantsMachine.steps} steps, {TenantsMachine.reads} reads, "
         f"{time.monotonic() - began:.1f} s"
     )
-    assert TenantsMachine.steps >= 10_000
-    assert TenantsMachine.reads >= 500
     assert len(TenantsMachine.refusals) == 1, "a refusal tells what was wrong"
