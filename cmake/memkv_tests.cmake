@@ -36,6 +36,9 @@ set(memkv_one_thread_tests
     server_lists_test server_stats_test server_test server_trust_test sim_world_test tls_test trust_test
     wire_fuzz_test wire_golden_test wire_list_test wire_test)
 
+add_library(memkv_fuzz OBJECT ${PROJECT_SOURCE_DIR}/tests/fuzz/wire_fuzz.cpp)
+target_link_libraries(memkv_fuzz PRIVATE memkv_test_support)
+
 add_library(memkv_one_thread OBJECT ${PROJECT_SOURCE_DIR}/tests/support/one_thread.cpp)
 target_link_libraries(memkv_one_thread PRIVATE memkv_flags)
 

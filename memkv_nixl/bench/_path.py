@@ -24,7 +24,7 @@ from memkv_nixl.bench._driver import Meter, node, write_file
 MIB = 1 << 20
 BATCH = 16
 TCP_CHUNKS = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
-DEPTHS = (1, 2, 4, 8)
+DEPTHS = (1, 2, 4, 8, 16, 32)
 DRAM = "3GiB"  # everything of one size fits
 SMALL_DRAM_BYTES = 256 << 20
 SMALL_DRAM = str(SMALL_DRAM_BYTES)  # nothing of a round is left when it is asked for again

@@ -415,8 +415,8 @@ TEST_F(PlacementMillion, AKeyCostsLessThanAMicrosecond) {
   ASSERT_GT(sum, 0U);  // the places are used, so that they are computed
   std::printf("%.0f ns a distinct key on a map of %zu nodes, %.0f of them for hashes alone\n", best,
               nodes.size(), hashes);
-  // On a machine so slow that the hashes alone take most of it, it is the ratio that counts.
-  EXPECT_LT(best, std::max(1000.0, 3 * hashes));
+  if (hashes > 333) GTEST_SKIP() << "so slow a machine says nothing: " << hashes << " ns of hashes";
+  EXPECT_LT(best, 1000.0);
 }
 
 // place() passes over most nodes by their hash alone; place_ranked() looks at every one.
