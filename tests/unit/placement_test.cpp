@@ -415,7 +415,8 @@ TEST_F(PlacementMillion, AKeyCostsLessThanAMicrosecond) {
   ASSERT_GT(sum, 0U);  // the places are used, so that they are computed
   std::printf("%.0f ns a distinct key on a map of %zu nodes, %.0f of them for hashes alone\n", best,
               nodes.size(), hashes);
-  if (hashes > 333) GTEST_SKIP() << "so slow a machine says nothing: " << hashes << " ns of hashes";
+  // Three times what they take where this was written.
+  if (hashes > 2200) GTEST_SKIP() << "too slow a machine: " << hashes << " ns of hashes";
   EXPECT_LT(best, 1000.0);
 }
 
