@@ -9,19 +9,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from memkv_nixl._errors import UsageError
 from memkv_nixl._sizes import format_size, parse_size
 from memkv_nixl.cli._output import Output, table
-from memkv_nixl.plan import Plan, Row, Rule, Trace, make_trace, read_trace, replay
+from memkv_nixl.plan import (
+    Plan,
+    Point,
+    Row,
+    Rule,
+    Trace,
+    frontier,
+    make_trace,
+    read_trace,
+    replay,
+)
 
+_Shown = TypeVar("_Shown", Row, Point)
 WHERE = (
     "a real one is FAST25-release/traces/conversation_trace.jsonl of "
     "https://github.com/kvcache-ai/Mooncake (3 MB)"
 )
 _HEAD = ["GROUP", "COPIES", "BEFORE", "AFTER", "WORST", "END", "HOLES", "ASKED", "PARALLEL"]
 _HEAD += ["FULLEST", "BUSIEST", "COPIED"]
+_POINT_HEAD = ["GROUP", "COPIES", "REWRITE", "USABLE", "WRITTEN", "SERVED/WRITTEN"]
+_POINT_LEGEND = """\
+REWRITE: percent of a segment that may move to the tail when it is used again. USABLE: blocks usable
+as an unbroken prefix of blocks asked for, over the whole trace. WRITTEN: blocks written over
+distinct blocks of the trace. SERVED/WRITTEN: prefix tokens served per byte written, in blocks."""
 _LEGEND = """\
 BEFORE, AFTER, END: blocks usable as an unbroken prefix of blocks asked for, right before the loss,
 right after it and at the end; behind the slash the same requests had no node been lost. WORST: the
@@ -82,6 +98,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--lead", type=int, default=0, metavar="N", help="first blocks that lie alone (0)"
     )
+    one.add_argument(
+        "--frontier",
+        metavar="LIST",
+        help="no loss, but what budgets of rewrites give and cost, in percent: 0,6,12,25,50",
+    )
     one.set_defaults(run=_replay)
 
 
@@ -93,13 +114,11 @@ def _replay(args: argparse.Namespace, output: Output) -> None:
         for group in _groups(args.group_sizes)
     ]
     trace = _trace(args)
-    rows = []
-    for row in replay(trace, plan, rules):
-        rows.append(row)
-        if not output.as_json and sys.stderr.isatty():
-            print(f"\r{len(rows)} of {len(rules)} rules", end="", file=sys.stderr, flush=True)
-    if not output.as_json and sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if args.frontier is not None:
+        percents = _numbers(args.frontier, "--frontier")
+        _frontier(trace, plan, rules, percents, output)
+        return
+    rows = _shown(replay(trace, plan, rules), len(rules), output)
     document = {
         "trace": _about(trace),
         "plan": {
@@ -109,6 +128,40 @@ def _replay(args: argparse.Namespace, output: Output) -> None:
         "rows": [_document(row) for row in rows],
     }
     output.answer(document, _human(trace, plan, args.lead, rows))
+
+
+def _frontier(
+    trace: Trace, plan: Plan, rules: Sequence[Rule], percents: Sequence[int], output: Output
+) -> None:
+    points = frontier(trace, plan, rules, percents)
+    found = _shown(points, len(rules) * len(percents), output)
+    document = {"trace": _about(trace), "points": [_document(point) for point in found]}
+    cells = [
+        [
+            str(point.rule.group or "whole"),
+            str(point.rule.copies),
+            f"{point.rewrite_percent}%",
+            _rate(point.usable),
+            f"{point.written:.2f}",
+            f"{point.served_per_written:.3f}",
+        ]
+        for point in found
+    ]
+    lines = [*_pool_lines(trace, plan), "", *table(_POINT_HEAD, cells), ""]
+    output.answer(document, [*lines, *_POINT_LEGEND.splitlines()])
+
+
+def _shown(rows: Iterator[_Shown], count: int, output: Output) -> list[_Shown]:
+    """All of them, and on a terminal how many there are so far."""
+    shows = not output.as_json and sys.stderr.isatty()
+    found = []
+    for row in rows:
+        found.append(row)
+        if shows:
+            print(f"\r{len(found)} of {count} rules", end="", file=sys.stderr, flush=True)
+    if shows:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return found
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -179,27 +232,29 @@ def _about(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _document(row: Row) -> dict[str, Any]:
+def _document(row: Row | Point) -> dict[str, Any]:
     rates = asdict(row)
     rule = rates.pop("rule")
     return {**rule, "group": rule["group"] or "whole", **rates}
 
 
-def _human(trace: Trace, plan: Plan, lead: int, rows: Sequence[Row]) -> list[str]:
+def _pool_lines(trace: Trace, plan: Plan) -> list[str]:
     about = _about(trace)
     room = "always room" if plan.capacity is None else f"{format_size(plan.capacity)} each"
-    first = f", the first {lead} of a prompt alone" if lead else ""
     requests = (
         f"{trace.name}: {about['requests']} requests in {about['seconds']:.0f} s, "
         f"{about['blocks']} blocks, {about['distinct']} distinct"
     )
+    return [requests, f"{plan.nodes} nodes ({room})"]
+
+
+def _human(trace: Trace, plan: Plan, lead: int, rows: Sequence[Row]) -> list[str]:
+    requests, pool = _pool_lines(trace, plan)
+    first = f", the first {lead} of a prompt alone" if lead else ""
     noticed = f"out of the map {plan.lost_after_s:g} s later"
     if plan.lost_after_s == math.inf:
         noticed = "never out of the map"
-    nodes = (
-        f"{plan.nodes} nodes ({room}), {plan.kill} lost after {plan.kill_at:.0%} of the requests, "
-        f"{noticed}{first}"
-    )
+    nodes = f"{pool}, {plan.kill} lost after {plan.kill_at:.0%} of the requests, {noticed}{first}"
     return [
         requests,
         nodes,

@@ -56,8 +56,15 @@ class Node:
 class SmallNode(Node):
     """A node that holds so many bytes of blocks, in segments."""
 
-    def __init__(self, capacity: int, block_bytes: int, depths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        block_bytes: int,
+        depths: Sequence[int],
+        rewrite_percent: int = REWRITE_PERCENT,
+    ) -> None:
         super().__init__()
+        self.written = 0  # blocks, those that moved to the tail again, too
         segment_bytes = _SEGMENT_BYTES
         while capacity // segment_bytes < _SEGMENTS and segment_bytes > _SEGMENT_BYTES_MIN:
             segment_bytes //= 2
@@ -70,7 +77,7 @@ class SmallNode(Node):
                 f"{format_size(block_bytes)}: it has {self._segments_max} segments of "
                 f"{format_size(segment_bytes)}; name a larger capacity or smaller blocks"
             )
-        self._rewrites = segment_bytes * REWRITE_PERCENT // 100 // with_header
+        self._rewrites = segment_bytes * rewrite_percent // 100 // with_header
         self._depths = depths
         self._segments: deque[list[int]] = deque([[]])
         self._asked: set[int] = set()  # since they were written
@@ -106,6 +113,7 @@ class SmallNode(Node):
                 self._take_back()
         self._segments[-1].append(block)
         self.held.add(block)
+        self.written += 1
 
     def _take_back(self) -> None:
         oldest = self._segments.popleft()

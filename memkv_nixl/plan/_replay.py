@@ -12,6 +12,7 @@ choice, and once more without a loss: what is compared are the same requests.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import math
 import random
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from memkv_nixl._errors import UsageError
-from memkv_nixl.plan._nodes import Node, SmallNode
+from memkv_nixl.plan._nodes import REWRITE_PERCENT, Node, SmallNode
 from memkv_nixl.plan._trace import Trace
 
 NODES_MAX = 1024  # as many as a map has
@@ -75,6 +76,8 @@ class Plan:
     capacity: int | None = None
     """Bytes of each node; None: there is always room."""
     block_bytes: int = 64 << 20
+    rewrite_percent: int = REWRITE_PERCENT
+    """Of a segment that is used again, so much may move to the tail; where `capacity` is said."""
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -88,6 +91,8 @@ class Plan:
                 raise UsageError(f"--{flag}: {getattr(self, name)} is a share, between 0 and 1")
         if not self.lost_after_s >= 0:
             raise UsageError(f"--lost-after: {self.lost_after_s} is not a number of seconds")
+        if not 0 <= self.rewrite_percent <= 100:
+            raise UsageError(f"--frontier: {self.rewrite_percent} is no percentage")
         if self.choices > CHOICES_MAX:
             raise UsageError(f"--choices: {self.choices} is more than {CHOICES_MAX}")
         for name in ("choices", "hot_after", "block_bytes"):
@@ -125,6 +130,20 @@ class Row:
     """Second copies over first ones, at the end, without loss."""
 
 
+@dataclass(frozen=True)
+class Point:
+    """What a budget of rewrites gave and cost, over the whole trace and without a loss."""
+
+    rule: Rule
+    rewrite_percent: int
+    usable: float
+    """Blocks usable over blocks asked for."""
+    written: float
+    """Blocks written over the trace's distinct blocks."""
+    served_per_written: float
+    """Blocks usable over blocks written: prefix tokens served per byte written, in blocks."""
+
+
 @dataclass
 class _Tally:
     asked: int = 0
@@ -143,6 +162,17 @@ def replay(trace: Trace, plan: Plan, rules: Sequence[Rule]) -> Iterator[Row]:
     lost = _choices(plan)
     for rule in rules:
         yield _Replay(trace, plan, rule).row(lost)
+
+
+def frontier(
+    trace: Trace, plan: Plan, rules: Sequence[Rule], percents: Sequence[int]
+) -> Iterator[Point]:
+    """A point for each rule and each budget of rewrites."""
+    if plan.capacity is None:
+        raise UsageError("--frontier: name the nodes' --capacity; nothing is rewritten without one")
+    for rule, percent in itertools.product(rules, percents):
+        one = dataclasses.replace(plan, rewrite_percent=percent)
+        yield _Replay(trace, one, rule).point()
 
 
 def _choices(plan: Plan) -> list[frozenset[int]]:
@@ -211,6 +241,18 @@ class _Replay:
             copied=base.copied(),
         )
 
+    def point(self) -> Point:
+        pool = _Pool(self._trace, self._plan, self._groups)
+        tally = pool.play(self._runs)
+        written = sum(node.written for node in pool.nodes if isinstance(node, SmallNode))
+        return Point(
+            rule=self._rule,
+            rewrite_percent=self._plan.rewrite_percent,
+            usable=tally.usable / tally.asked if tally.asked else 0.0,
+            written=written / len(self._trace.depths) if self._trace.depths else 0.0,
+            served_per_written=tally.usable / written if written else 0.0,
+        )
+
     def _play(
         self, pool: _Pool, start: int, stop: int, dead: frozenset[int] = frozenset()
     ) -> dict[int, _Tally]:
@@ -273,7 +315,8 @@ class _Pool:
             self.nodes = [Node() for _ in range(plan.nodes)]
         else:
             self.nodes = [
-                SmallNode(plan.capacity, plan.block_bytes, trace.depths) for _ in range(plan.nodes)
+                SmallNode(plan.capacity, plan.block_bytes, trace.depths, plan.rewrite_percent)
+                for _ in range(plan.nodes)
             ]
         self.served = [0] * plan.nodes
         self._groups = groups

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memkv_nixl._errors import UsageError
 from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place
 from memkv_nixl.cli import main
-from memkv_nixl.plan import Plan, Row, Rule, Trace, make_trace, read_trace, replay
+from memkv_nixl.plan import Plan, Row, Rule, Trace, frontier, make_trace, read_trace, replay
 from memkv_nixl.plan import _trace as trace_module
 from memkv_nixl.plan._nodes import Node, SmallNode
 
@@ -288,6 +288,40 @@ def test_of_too_many_that_were_asked_for_the_shallower_stay() -> None:
     other.put(range(100, 120))
     assert 110 in other.held
     assert 110 not in node.held
+
+
+def test_a_frontier_says_what_rewrites_give_and_cost() -> None:
+    """The prompt that comes again and again stays only where it may move to the tail."""
+    hot = [1, 2, 3]
+    lines = []
+    for i in range(400):
+        lines.append(line(2 * i, *hot))
+        lines.append(line(2 * i + 1, 1_000 + i))
+    trace = read(*lines)
+    plan = Plan(nodes=1, kill=0, capacity=512 * MIB, block_bytes=8 * MIB, window=1.0, kill_at=0.0)
+    without, some = frontier(trace, plan, [Rule(16)], [0, 12])
+    assert without.rewrite_percent == 0
+    assert without.usable < some.usable < 1
+    assert some.usable == one_row(trace, plan, Rule(16)).end
+    assert some.served_per_written == pytest.approx(
+        some.usable * trace.asked / (some.written * len(trace.depths))
+    )
+    assert some.written > 1, "what moves is written again"
+    with pytest.raises(UsageError, match="--frontier: name the nodes' --capacity"):
+        next(frontier(trace, Plan(nodes=1, kill=0), [Rule(16)], [0]))
+    with pytest.raises(UsageError, match="--frontier: 101 is no percentage"):
+        next(frontier(trace, plan, [Rule(16)], [101]))
+
+
+def test_the_command_prints_a_frontier(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["replay", "--make", "50", "--capacity", "8GiB", "--group-sizes", "16"]
+    assert main([*words, "--frontier", "0,12", "--json"]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert [(point["group"], point["rewrite_percent"]) for point in points] == [(16, 0), (16, 12)]
+    assert main([*words, "--frontier", "0,12"]) == 0
+    said = capsys.readouterr().out
+    assert "SERVED/WRITTEN" in said
+    assert "12%" in said
 
 
 @pytest.mark.parametrize("capacity", [0, 2 * 128 * MIB, 383 * MIB])
