@@ -346,11 +346,16 @@ def render(name: str, fields: list[Field]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def files() -> dict[str, str]:
+    """The text of each file, by its name."""
+    frames = connection_frames() | block_frames() | other_frames() | example_frames()
+    return {f"{name}.hex": render(name, fields) for name, fields in frames.items()}
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    frames = connection_frames() | block_frames() | other_frames() | example_frames()
-    for name, fields in frames.items():
-        (FOLDER / f"{name}.hex").write_text(render(name, fields), encoding="utf-8")
+    for name, text in files().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
