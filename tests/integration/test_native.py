@@ -15,15 +15,18 @@ from memkv_nixl._errors import CODES, UnreachableError, UsageError
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client, Request
 from memkv_nixl._placement import PlacementNode, group_fingerprint, node_id_of, place, place_ranked
-from tests.integration.nodes import Node
+from tests.integration.nodes import HANDS, Node
 
 SPACE = namespace_id("native")
 WAIT_MS = 20_000
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    node = Node(tmp_path_factory.mktemp("native") / "node.dat").start()
+@pytest.fixture(scope="module", params=HANDS)
+def node(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Node]:
+    flags = ("--hands", request.param)
+    node = Node(tmp_path_factory.mktemp("native") / "node.dat", flags=flags).start()
     yield node
     node.stop()
 
