@@ -135,6 +135,23 @@ def test_a_memkvd_that_dies_is_started_again(machine: Machine, plane: Served) ->
         assert get(agent.address) == "ok"
 
 
+def test_a_memkvd_that_hangs_is_silent_and_returns(machine: Machine, plane: Served) -> None:
+    """Its agent is well meanwhile, and says nothing for it."""
+    with machine.agent(plane.address) as agent, operator(plane.address) as we:
+        we.wait_event("node_joined")
+        we.wait_node(lambda node: node.state == SERVING)
+        os.kill(agent.said["pid"], signal.SIGSTOP)
+        try:
+            we.wait_event("node_silent")
+            we.wait_node(lambda node: node.state == map_pb2.NODE_STATE_SILENT)
+        finally:
+            os.kill(agent.said["pid"], signal.SIGCONT)
+        we.wait_event("node_returned")
+        node = we.wait_node(lambda node: node.state == SERVING)
+        assert node.stats["boot"] == 1, "it was not started anew"
+        assert put(agent.address) == "ok"
+
+
 def test_memkvd_holds_the_map_and_keeps_it_for_a_broken_one(
     machine: Machine, plane: Served
 ) -> None:

@@ -16,9 +16,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -38,8 +38,30 @@ STARTED_WITHIN_S = 60.0  # the whole pool, from nothing
 KILLS_AT_A_TIME = 5
 BROKEN_S = (0.3, 3.0)
 LONG_BROKEN_S = (5.0, 8.0)  # behind which the pauses of whoever tries again are long
-LONG_SHARE = 0.15
+LONG_OF = 7  # of so many breaks one is long
 KINDS = ("memkvd", "agent", "node", "replica", "leader", "etcd")
+BREAKS = ("cut", "cut", "cut", "slowed", "slowed")
+BREAKS_AT_A_TIME = (0, 1, 1, 2)
+
+Card = TypeVar("Card")
+
+
+class Deck(Generic[Card]):
+    """Cards in an order by chance, and every one of them before any comes again: what a run has to
+    have is not left to luck."""
+
+    def __init__(self, cards: Sequence[Card], rng: random.Random) -> None:
+        self._cards, self._rng = cards, rng
+        self._left: list[Card] = []
+
+    def draw(self) -> Card:
+        if not self._left:
+            self._left = self._rng.sample(self._cards, len(self._cards))
+        return self._left.pop()
+
+    def put_back(self, card: Card) -> None:
+        """It could not be played, and its turn comes again before any other's second."""
+        self._left.insert(self._rng.randint(0, len(self._left)), card)
 
 
 Waits = dict[str, dict[int, float]]
@@ -140,6 +162,11 @@ class Story:
         self._rng = random.Random(seed)
         self._kills_left = kills
         self._pool, self._noise = pool_, noise
+        self._kinds = Deck(KINDS, self._rng)
+        self._machines = Deck(pool_.machines, self._rng)
+        self._breaks = Deck(BREAKS, self._rng)
+        self._breaks_at_a_time = Deck(BREAKS_AT_A_TIME, self._rng)
+        self._long = Deck([number == 0 for number in range(LONG_OF)], self._rng)
         self._began = time.monotonic()
         self._observer = Observer(pool_.nodes)
         self._troubles: list[str] = []
@@ -164,7 +191,7 @@ class Story:
         """Everything; gives the document."""
         self._expect_well(time.monotonic(), STARTED_WITHIN_S, self._pool.waits())
         loads = Loads(seed, self._pool.addresses)
-        while self._kills_left > 0 and not self._troubles:
+        while self._goes_on() and not self._troubles:
             self._round()
         documents = loads.ended()
         self._observer.close()
@@ -183,44 +210,60 @@ class Story:
             "took_s": round(time.monotonic() - self._began, 1),
         }
 
+    def _goes_on(self) -> bool:
+        """Also a run of few kills has links that are cut, and slowed."""
+        return self._kills_left > 0 or not all(self._links[how] for how in BREAKS)
+
     def _round(self) -> None:
         """Faults that overlap, then all is mended, and then all has to be well again in time."""
         rng, before = self._rng, self._pool.waits()
         faults = [self._kill_one] * min(rng.randint(1, KILLS_AT_A_TIME), self._kills_left)
-        faults += [self._break_link] * rng.choice((0, 1, 1, 2))
+        faults += [self._break_link] * self._breaks_at_a_time.draw()
         rng.shuffle(faults)
         links = [fault() for fault in faults]
         ended = [self._mend(*link) for link in links if link is not None]
         ended += [wait() for wait in self._back]
         self._back = []
-        self._expect_well(max(ended), REJOINED_WITHIN_S, before)
+        self._expect_well(max(ended, default=time.monotonic()), REJOINED_WITHIN_S, before)
 
     # ---- what is done
 
     def _kill_one(self) -> None:
-        """One that runs; who is dead already does not count."""
-        kind = self._rng.choice(KINDS)
+        """One of the next kind. It does not count while who is meant does not run: the turn of this
+        kind comes again."""
+        kind = self._kinds.draw()
         node = self._rng.choice(self._pool.nodes)
-        began = time.monotonic()
+        began, memkvd_died = time.monotonic(), False
         if kind in ("memkvd", "agent", "node"):
             who = f"{kind} {node.index}"
-            killed = [kind != "memkvd" and self._kill(node.agent)]
-            killed += [kind != "agent" and node.kill_memkvd()]
+            killed = [self._kill(node.agent)] if kind != "memkvd" else []
+            if kind != "agent":
+                memkvd_died = node.kill_memkvd()
+                killed.append(memkvd_died)
         elif kind == "etcd":
             who, killed = kind, [self._kill(self._pool.etcd)]
         else:
-            leader = self._pool.leader() if kind == "leader" else None
-            victim = node.index if leader is None else leader
-            who = f"replica {victim}" + (", which leads" if leader is not None else "")
-            killed = [self._kill(self._pool.replicas[victim].process)]
-        if not any(killed):
-            return
-        self.tell(f"kill -9: {who}")
-        self._kills_left -= 1
-        self._killed[kind] += 1
-        if killed[1:] == [True]:
+            who, killed = self._kill_replica(leads=kind == "leader")
+        if any(killed):
+            self.tell(f"kill -9: {who}")
+        if all(killed):
+            self._kills_left -= 1
+            self._killed[kind] += 1
+        else:
+            self._kinds.put_back(kind)
+        if memkvd_died:
             self._back.append(lambda: began)
             self._look([node], began)
+
+    def _kill_replica(self, *, leads: bool) -> tuple[str, list[bool]]:
+        """The one that leads, or one that does not."""
+        leader = self._pool.leader()
+        if not leads:
+            index = self._rng.choice([i for i in range(len(self._pool.replicas)) if i != leader])
+            return f"replica {index}", [self._kill(self._pool.replicas[index].process)]
+        if leader is None:
+            return "", [False]
+        return f"replica {leader}, which leads", [self._kill(self._pool.replicas[leader].process)]
 
     def _kill(self, process: Kept) -> bool:
         """Whether it ran."""
@@ -236,12 +279,13 @@ class Story:
         return True
 
     def _break_link(self) -> tuple[Machine, float] | None:
-        machine = self._rng.choice(self._pool.machines)
-        cut, long = self._rng.random() < 0.6, self._rng.random() < LONG_SHARE
-        length = self._rng.uniform(*(LONG_BROKEN_S if long else BROKEN_S))
+        machine = self._machines.draw()
         if machine.is_cut or machine.slowed:
+            self._machines.put_back(machine)
             return None
-        self._links["cut" if cut else "slowed"] += 1
+        how = self._breaks.draw()
+        cut, length = how == "cut", self._rng.uniform(*self._lengths())
+        self._links[how] += 1
         self.tell(
             f"{'cut' if cut else 'slow'} for {length:.1f} s or more: the link of {machine.name}"
         )
@@ -256,6 +300,9 @@ class Story:
                 self._look(gone, began)
         return machine, began + length
 
+    def _lengths(self) -> tuple[float, float]:
+        return LONG_BROKEN_S if self._long.draw() else BROKEN_S
+
     def _mend(self, machine: Machine, not_before: float) -> float:
         """Requests fill the time until then."""
         while time.monotonic() < not_before:
@@ -263,6 +310,7 @@ class Story:
             self._judge_observed(self._observer.get(keys))
         self.tell(f"heal: the link of {machine.name}")
         machine.heal()
+        self._links["healed"] += 1
         return time.monotonic()
 
     # ---- what is promised

@@ -20,7 +20,7 @@ from memkv_nixl.cli import EXIT_DISMISSED
 from tests.faults import load
 from tests.faults.load import DEADLINE_MS, SLACK_S, Judge, Worker, too_late
 from tests.faults.noise import Noise, waited_s
-from tests.faults.story import held_up_s
+from tests.faults.story import Deck, held_up_s
 from tests.faults.supervisor import Kept, Policy, policy_of
 
 REQUESTS = 400
@@ -187,6 +187,17 @@ def test_noise_is_what_a_thread_had_to_wait() -> None:
         ended = time.monotonic()
     assert noise.worst(began, ended) > 0.02
     assert noise.worst(ended + 60) == 0.0
+
+
+def test_a_deck_gives_every_card_before_any_comes_again() -> None:
+    for seed in range(50):
+        rng = random.Random(seed)
+        deck = Deck("abcab", rng)
+        for _ in range(4):
+            assert sorted(deck.draw() for _ in range(5)) == list("aabbc")
+        first = deck.draw()
+        deck.put_back(first)
+        assert sorted(deck.draw() for _ in range(5)) == list("aabbc"), seed
 
 
 def test_a_process_that_was_started_anew_is_held_up_from_its_start() -> None:

@@ -16,10 +16,10 @@ import pytest
 from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
-from tests.integration.nodes import Node
+from tests.integration.nodes import HANDS, Node
 
 SPACE = namespace_id("kill")
-ROUNDS = 20
+ROUNDS = 10  # with each number of hands
 BATCH = 8
 WAIT_MS = 30_000
 SIZES = (1, 4096, 65_537, 300_001, 1 << 20, 5 << 20)
@@ -31,9 +31,10 @@ def value_of(key: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path / "node.dat", flags=("--index-flush-ms", "5")).start()
+@pytest.fixture(params=HANDS)
+def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
+    flags = ("--index-flush-ms", "5", "--hands", request.param)
+    node = Node(tmp_path / "node.dat", flags=flags).start()
     yield node
     node.kill()
 

@@ -1,12 +1,14 @@
 """memkvd as a person meets it: what it refuses, in which words, and how it starts and stops.
 
-Blocks in and out are tested elsewhere; here nobody speaks the protocol.
+Blocks in and out are tested elsewhere; here nobody speaks the protocol, but to a raw device.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from memkv_nixl._errors import CODES
+from memkv_nixl._namespace import namespace_id
+from memkv_nixl._native import Client, Request
 
 SIZES = ("--capacity", "64MiB", "--segment-bytes", "8MiB", "--dram", "64MiB")
 DEADLINE_S = 30
@@ -201,6 +207,97 @@ def test_two_daemons_on_one_device(run: Run, serve: Serve, tmp_path: Path) -> No
     assert first.process.poll() is None
     assert first.end(signal.SIGTERM)[0] == 0
     assert serve("--device", data, *SIZES).end(signal.SIGTERM)[0] == 0
+
+
+# ---- a raw block device
+
+
+def output_of(*command: object) -> str:
+    """What a tool of the system's says; skips, with its words, where it may not do so here."""
+    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        pytest.skip(f"{' '.join(map(str, command))}: {ran.stderr.strip()}")
+    return ran.stdout.strip()
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Iterator[Path]:
+    """A block device of 64 MiB: a loop device over a file."""
+    if shutil.which("losetup") is None:
+        pytest.skip("there is no losetup here (Debian: mount)")
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+    device = output_of("losetup", "--find", "--show", disk)
+    yield Path(device)
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+RAW = ("--segment-bytes", "8MiB", "--dram", "64MiB")
+SPACE = namespace_id("raw")
+
+
+def code_of(request: Request) -> str:
+    assert request.wait(DEADLINE_S * 1000)
+    (code,) = request.codes()
+    return CODES[code]
+
+
+def got(node: Serving, length: int) -> bytes:
+    client, target = Client([node.address]), bytearray(length)
+    assert code_of(client.get(SPACE, [b"key"], [target])) == "ok"
+    client.close()
+    return bytes(target)
+
+
+def test_a_raw_device_keeps_its_blocks(serve: Serve, raw: Path) -> None:
+    block = random.Random(1).randbytes((3 << 20) + 1)
+    node = serve("--device", raw, *RAW)
+    client = Client([node.address])
+    assert code_of(client.put(SPACE, [b"key"], [block])) == "ok"
+    client.close()
+    code, said = node.end(signal.SIGTERM)
+    assert code == 0, said
+    assert "64 MiB" in said, "without --capacity all of it is used"
+    node = serve("--device", raw, *RAW)
+    assert got(node, len(block)) == block
+    assert node.end(signal.SIGTERM)[0] == 0
+
+
+def test_two_daemons_on_one_raw_device(run: Run, serve: Serve, raw: Path) -> None:
+    first = serve("--device", raw, *RAW)
+    second = run("--device", raw, *RAW, "--listen", "127.0.0.1:0")
+    refuses(second, 1, str(raw), "in use", "another process holds it")
+    assert first.end(signal.SIGTERM)[0] == 0
+
+
+def test_a_raw_device_that_is_held_otherwise(run: Run, raw: Path) -> None:
+    """As RAID and LVM hold theirs."""
+    holder = os.open(raw, os.O_RDWR | os.O_EXCL)
+    refuses(run("--device", raw, *RAW, "--format"), 1, str(raw), "part of a RAID or LVM")
+    assert os.pread(holder, 1 << 20, 0) == bytes(1 << 20), "refused means untouched"
+    os.close(holder)
+
+
+def test_a_raw_device_that_is_mounted(run: Run, raw: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    output_of("mkfs.ext2", "-q", raw)
+    output_of("mount", raw, folder)
+    try:
+        (folder / "thesis").write_text("the only copy")
+        refuses(run("--device", raw, *RAW, "--format"), 1, str(raw), "it is mounted")
+        assert (folder / "thesis").read_text() == "the only copy"
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    refuses(run("--device", raw, *RAW), 1, str(raw), "--format")
+
+
+def test_a_raw_device_is_not_larger_than_it_is(run: Run, raw: Path) -> None:
+    more = run("--device", raw, *RAW, "--capacity", "72MiB")
+    refuses(more, 1, str(raw), "has only 64 MiB", "72 MiB", "leave --capacity out")
+    with raw.open("rb") as device:
+        assert device.read(1 << 20) == bytes(1 << 20), "refused means untouched"
 
 
 # ---- serving and stopping
