@@ -41,5 +41,7 @@ MESSAGE_BYTES_MAX = 1 << 20  # of one request
 CALLS_AT_ONCE_MAX = 4096
 WATCHES_AT_ONCE_MAX = 2048  # of those calls; 1,024 agents and their calls fit beside them
 REFLECTIONS_AT_ONCE_MAX = 64  # likewise, by tools in people's hands
+CONNECTIONS_MAX = 4096  # whoever they are: each of 1,024 agents may have come back twice
+HANDSHAKE_DEADLINE_S = 2.0  # until a peer has said who it is and what it speaks
 CALL_DEADLINE_S = 10.0  # of a call that names none
 HELLO_DEADLINE_S = 5.0

@@ -20,7 +20,12 @@ from memkv_nixl._signals import end_signals
 from memkv_nixl.control._admin_service import AdminService
 from memkv_nixl.control._call_counts import CallCounts
 from memkv_nixl.control._keeper import Keeper
-from memkv_nixl.control._limits import CALLS_AT_ONCE_MAX, MESSAGE_BYTES_MAX
+from memkv_nixl.control._limits import (
+    CALLS_AT_ONCE_MAX,
+    CONNECTIONS_MAX,
+    HANDSHAKE_DEADLINE_S,
+    MESSAGE_BYTES_MAX,
+)
 from memkv_nixl.control._metrics import ControlSource
 from memkv_nixl.control._placement_service import PlacementService
 from memkv_nixl.control._policy_services import NamespacesService, TenantsService
@@ -50,6 +55,9 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_connection_age_grace_ms", 1_000),
+    # Before it is known who comes: the handshake of TLS, and HTTP/2's first frame.
+    ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_DEADLINE_S * 1000)),
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
 )
 _SERVICES = tuple(
     service.full_name

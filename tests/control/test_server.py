@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from memkv_nixl._errors import ConfigError, UnreachableError
-from memkv_nixl.control import _calls, _limits, _watch_limit
+from memkv_nixl.control import _calls, _limits, _server, _watch_limit
 from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._refused import Reason
 from memkv_nixl.control._server import ControlServer
@@ -341,3 +342,66 @@ async def outcome(plane: Plane) -> grpc.StatusCode | None:
     except grpc.aio.AioRpcError as error:
         return error.code()
     return None
+
+
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_who_connects_and_says_nothing_is_hung_up_on(tmp_path: Path, encrypted: bool) -> None:
+    pem = certificates(tmp_path)
+    tls = {name: str(tmp_path / f"{name}.pem") for name in ("tls_cert", "tls_key", "tls_ca")}
+    known = ssl.create_default_context(cafile=tls["tls_ca"])
+    known.load_cert_chain(tls["tls_cert"], tls["tls_key"])
+    known.set_alpn_protocols(["h2"])
+    encrypted_ways = [(b"", None), (b"\x16\x03\x01", None), (b"", known), (HTTP2, known)]
+    plain_ways: list[tuple[bytes, Any]] = [(b"", None), (HTTP2, None)]
+
+    async def story() -> None:
+        server = ControlServer(settings(tmp_path, **(tls if encrypted else {})))
+        address = await server.start()
+        try:
+            ways = encrypted_ways if encrypted else plain_ways
+            waited = await asyncio.gather(*(hung_up_on(address, *way) for way in ways))
+            assert all(1.5 < seconds < 10 for seconds in waited), waited
+            channel = grpc.aio.insecure_channel(address)
+            if encrypted:
+                ours = grpc.ssl_channel_credentials(pem["tls_ca"], pem["tls_key"], pem["tls_cert"])
+                channel = grpc.aio.secure_channel(address, ours)
+            async with channel:
+                assert await outcome(Plane(server, address, channel)) is None
+        finally:
+            await server.stop()
+
+    run(story)
+
+
+async def hung_up_on(address: str, said: bytes, context: ssl.SSLContext | None) -> float:
+    """Seconds until the server closes the connection of somebody who says this and no more."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    writer.write(said)
+    while await asyncio.wait_for(reader.read(4096), 20):
+        pass
+    writer.close()
+    return clock() - began
+
+
+def test_connections_are_bounded_and_those_that_are_there_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "grpc.max_allowed_incoming_connections"
+    options = dict(_server._OPTIONS)
+    assert options[name] == _limits.CONNECTIONS_MAX
+    monkeypatch.setattr(_server, "_OPTIONS", tuple((options | {name: 2}).items()))
+
+    async def story(plane: Plane) -> None:
+        assert await outcome(plane) is None
+        for _ in range(3):  # who was closed makes room
+            waited = await asyncio.gather(*(hung_up_on(plane.address, b"", None) for _ in range(4)))
+            assert [seconds > 1.5 for seconds in sorted(waited)] == [False, False, False, True]
+            assert await outcome(plane) is None
+
+    tell(tmp_path, story)

@@ -18,6 +18,9 @@ import yaml
 from kubernetes_validate.utils import all_versions, schema_contents
 from referencing import Registry, Resource
 
+from memkv_nixl._config import Settings, load_settings
+from memkv_nixl.cli import _parser
+
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 CHART = DEPLOY / "helm/memkv"
 VALUES = {path.stem: yaml.safe_load(path.read_text()) for path in (CHART / "ci").glob("*.yaml")}
@@ -117,3 +120,23 @@ def default_values() -> Object:
 def values_schema() -> Object:
     schema: Object = json.loads((CHART / "values.schema.json").read_text())
     return schema
+
+
+def arguments(container: Object, *before: str) -> list[str]:
+    """As kubelet starts it, on the first pod."""
+    pod = "memkv-0" if container["name"] == "node" else "memkv-control-0"
+    named = {"POD_NAME": pod, "NODE_NAME": "machine-7"}
+    words = [*before, *container["args"]]
+    for name, value in named.items():
+        words = [word.replace(f"$({name})", value) for word in words]
+    assert not [word for word in words if "$(" in word]
+    return words
+
+
+def settings_of(words: list[str]) -> Settings:
+    """What `memkv` makes of a command line; it ends the test where it refuses it."""
+    given = vars(_parser().parse_args(words))
+    section = words[0]
+    known = load_settings({}, environment={})
+    names = [name for name in vars(getattr(known, section)) if name in given]
+    return load_settings({section: {name: given[name] for name in names}}, environment={})

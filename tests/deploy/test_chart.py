@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from memkv_nixl import __version__
-from memkv_nixl._config import Settings, check_address, load_settings
+from memkv_nixl._config import check_address
 from memkv_nixl._daemon import STOP_DEADLINE_S
 from memkv_nixl._errors import ConfigError
 from memkv_nixl._sizes import parse_size
@@ -26,11 +26,13 @@ from tests.deploy.chart import (
     VALUES,
     Object,
     Release,
+    arguments,
     default_values,
     findings,
     helm,
     merged,
     render,
+    settings_of,
     values_schema,
 )
 
@@ -50,26 +52,6 @@ def release(values: Object) -> Release:
 
 def containers(pod: Object) -> list[Object]:
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-
-
-def arguments(container: Object, *before: str) -> list[str]:
-    """As kubelet starts it, on the first pod."""
-    pod = "memkv-0" if container["name"] == "node" else "memkv-control-0"
-    named = {"POD_NAME": pod, "NODE_NAME": "machine-7"}
-    words = [*before, *container["args"]]
-    for name, value in named.items():
-        words = [word.replace(f"$({name})", value) for word in words]
-    assert not [word for word in words if "$(" in word]
-    return words
-
-
-def settings_of(words: list[str]) -> Settings:
-    """What `memkv` makes of a command line; it ends the test where it refuses it."""
-    given = vars(_parser().parse_args(words))
-    section = words[0]
-    known = load_settings({}, environment={})
-    names = [name for name in vars(getattr(known, section)) if name in given]
-    return load_settings({section: {name: given[name] for name in names}}, environment={})
 
 
 # ---- the values
@@ -147,6 +129,8 @@ def test_every_object_of_the_schema_is_closed() -> None:
         ("seccomp.path", "../node.json", "/seccomp/path"),
         ("networkPolicy.clients", [{}], "/networkPolicy/clients/0"),  # would be everybody
         ("networkPolicy.clients", [{"podSelecter": {}}], "podSelecter"),
+        ("metrics.scrapers", [{}], "/metrics/scrapers/0"),  # would be everybody, too
+        ("metrics.port", 9901, "port"),
         ("extra", {}, "extra"),
     ],
 )
@@ -258,7 +242,7 @@ def test_ports_are_those_of_the_pods(release: Release) -> None:
         ("memkv-control-pods", "memkv-control"),
     ):
         (port,) = release.of("Service")[service]["spec"]["ports"]
-        (there,) = release.main(pod)["ports"]
+        there = release.main(pod)["ports"][0]
         assert (port["targetPort"], port["port"]) == (there["name"], there["containerPort"])
 
 
@@ -488,12 +472,16 @@ def test_who_may_reach_whom(values: Object, release: Release) -> None:
     chosen = merged(values)["networkPolicy"]
     policies = release.of("NetworkPolicy")
     labels = {name: release.pod(name)["metadata"]["labels"] for name in ("memkv", "memkv-control")}
-    (into_nodes,) = policies["memkv-node"]["spec"]["ingress"]
+    into_nodes, *pages_of_nodes = policies["memkv-node"]["spec"]["ingress"]
     nodes = {"podSelector": {"matchLabels": labels["memkv"]}}
     assert into_nodes["from"] == [nodes, *chosen["clients"]]
     assert into_nodes["ports"] == [{"protocol": "TCP", "port": "memkv"}]
-    (into_control,) = policies["memkv-control"]["spec"]["ingress"]
+    into_control, *pages_of_control = policies["memkv-control"]["spec"]["ingress"]
     assert into_control["from"] == [nodes, *chosen["operators"]]
+    assert into_control["ports"] == [{"protocol": "TCP", "port": "grpc"}]
+    scrapers = merged(values)["metrics"]["scrapers"]
+    page = {"from": scrapers, "ports": [{"protocol": "TCP", "port": "metrics"}]}
+    assert pages_of_nodes == pages_of_control == [page] * bool(scrapers)
     (to_nodes, to_control, names, *rest) = policies["memkv-node"]["spec"]["egress"]
     assert to_nodes == {"to": [nodes], "ports": into_nodes["ports"]}
     assert to_control["to"] == [{"podSelector": {"matchLabels": labels["memkv-control"]}}]

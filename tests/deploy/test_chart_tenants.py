@@ -13,6 +13,7 @@ from tests.control import etcds
 from tests.control.certificates import certificates
 from tests.deploy.chart import VALUES, Object, render
 from tests.deploy.pool import SCRIPTS, Served, ran, served
+from tests.integration.scraping import get
 
 AGENT = "/var/lib/memkv-node"
 VOLUME = "/var/lib/memkv-blocks"
@@ -32,13 +33,15 @@ def pool_of_the_chart(folder: Path) -> Iterator[tuple[Served, Served, list[str]]
     release = render(VALUES["first-day"])
     plane = words_of(
         release.main("memkv-control"),
-        **{"0.0.0.0:9910": "127.0.0.1:0", "/var/lib/memkv-control": str(folder / "control")},
+        **{"0.0.0.0:9910": "127.0.0.1:0", "0.0.0.0:9911": "127.0.0.1:0"},
+        **{"/var/lib/memkv-control": str(folder / "control")},
     )
     with served("memkv", *[word for word in plane if word != "--json"]) as control:
         node = words_of(
             release.main("memkv"),
             **{
                 "0.0.0.0:9900": "0.0.0.0:0",
+                "0.0.0.0:9901": "127.0.0.1:0",
                 "memkv-control.pool.svc:9910": control.address,
                 VOLUME: str(folder),
                 "18GiB": "1GiB",
@@ -74,6 +77,13 @@ def test_a_node_stays_alive_when_the_first_tenant_comes(tmp_path: Path) -> None:
         assert theirs.returncode == 0, theirs.stdout
 
 
+def test_both_have_a_page_for_prometheus(tmp_path: Path) -> None:
+    with pool_of_the_chart(tmp_path) as (control, node, _):
+        for one, line in ((control, "memkv_control_nodes{"), (node, "\nmemkv_node_up 1\n")):
+            status, page = get(one.said["metrics"])
+            assert (status, line in page) == (200, True), page
+
+
 def until_refused(probe: list[str]) -> str:
     """The map with the tenant is on its way; each question is a round trip."""
     for _ in range(200):
@@ -98,7 +108,8 @@ def test_the_chart_speaks_to_an_etcd_that_wants_certificates(tmp_path: Path) -> 
                 for name, path in places.items()
             },
             **{",".join(VALUES["production"]["control"]["etcd"]): etcd.address},
-            **{"0.0.0.0:9910": "127.0.0.1:0", "/var/lib/memkv-control": str(tmp_path / "unused")},
+            **{"0.0.0.0:9910": "127.0.0.1:0", "0.0.0.0:9911": "127.0.0.1:0"},
+            **{"/var/lib/memkv-control": str(tmp_path / "unused")},
         )
         words = [word for word in words if word != "--json"]
         with served("memkv", *words) as control:

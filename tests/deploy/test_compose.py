@@ -61,6 +61,7 @@ def test_nodes_get_settings_that_memkv_takes(services: dict[str, Any]) -> None:
         assert str(node.device).startswith(volume["target"] + "/")
         assert node.capacity
         assert node.insecure
+        assert node.metrics == "0.0.0.0:9901"
         volumes.add(volume["source"])
     assert len(volumes) == len(NODES)
 
@@ -69,6 +70,7 @@ def test_the_commands_are_memkvs(services: dict[str, Any]) -> None:
     serve = _parser().parse_args(services["control"]["command"])
     (volume,) = services["control"]["volumes"]
     assert (serve.state, serve.listen) == (volume["target"], "0.0.0.0:9910")
+    assert serve.metrics == "0.0.0.0:9911"
     settings = load_settings({}, environment=services["cli"]["environment"])
     assert require_nodes(settings) == tuple(f"{name}:9900" for name in NODES)
     lines = [line for line in FILE.read_text().splitlines() if " run --rm cli " in line]

@@ -113,8 +113,9 @@ def test_the_images_run_as_the_chart_runs_them() -> None:
     for target, pod in (("node", "memkv"), ("control", "memkv-control")):
         assert re.search(r"^USER 65532:65532$", found[target], re.MULTILINE)
         assert release.pod(pod)["spec"]["securityContext"]["runAsUser"] == 65532
-        (port,) = release.main(pod)["ports"]
-        assert f"EXPOSE {port['containerPort']}\n" in found[target]
+        ports = [str(port["containerPort"]) for port in release.main(pod)["ports"]]
+        assert len(ports) == 2
+        assert f"EXPOSE {' '.join(ports)}\n" in found[target]
     probe = release.main("memkv")["readinessProbe"]["exec"]["command"]
     assert f"CMD {json.dumps(probe)}" in found["node"]
 

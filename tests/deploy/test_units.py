@@ -87,14 +87,17 @@ def test_its_command_and_settings_are_memkvs(name: str, file: str, tmp_path: Pat
     states = service(name)["StateDirectory"]
     if file == "control":
         assert settings.control.state == f"/var/lib/{states}"
+        assert settings.control.metrics == settings.control.listen.replace(":9910", ":9911")
         assert settings.control.tls_ca
     elif file == "control-etcd":
+        assert settings.control.metrics == settings.control.listen.replace(":9910", ":9911")
         assert settings.control.listen in [f"{one[:-5]}:9910" for one in settings.control.etcd]
         assert settings.control.tls_ca
         with pytest.raises(ConfigError, match=r"etcd_ca: .* cannot be read"):  # and nothing else
             etcd_of(settings.control)
     else:
         assert settings.node.also_known_as
+        assert settings.node.metrics == settings.node.listen.replace(":9900", ":9901")
         assert service(name)["Environment"] == f"MEMKV_NODE_AGENT_DIR=/var/lib/{states}"
         assert settings.node.control
         with pytest.raises(Exception, match="tls"):  # the files are missing here, nothing else is

@@ -72,6 +72,28 @@ priorityClassName: {{ . }}
 {{- concat $own .Values.node.alsoKnownAs | join "," -}}
 {{- end -}}
 
+{{- /* Pods' annotations: where their page for Prometheus is, and, stronger, what the values say:
+       (list $ .Values.node.podAnnotations 9901). */ -}}
+{{- define "memkv.annotations" -}}
+{{- $page := dict -}}
+{{- if (index . 0).Values.metrics.enabled -}}
+{{- $page = dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString (index . 2)) "prometheus.io/path" "/metrics" -}}
+{{- end -}}
+{{- with merge (dict) (index . 1) $page -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The rule that lets Prometheus in, and nobody where no one is named. */ -}}
+{{- define "memkv.scrapers" -}}
+{{- if and .Values.metrics.enabled .Values.metrics.scrapers -}}
+- from:
+    {{- toYaml .Values.metrics.scrapers | nindent 4 }}
+  ports:
+    - {protocol: TCP, port: metrics}
+{{- end -}}
+{{- end -}}
+
 {{- define "memkv.confined" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
