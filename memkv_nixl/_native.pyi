@@ -106,3 +106,8 @@ def latency_bounds_us() -> list[int]:
     """
     What Client.latencies() counts up to, in microseconds, in rising order.
     """
+
+def set_log(level: str, json_of: str | None = None) -> None:
+    """
+    From which level on the client's lines go to standard error: as text or, where a node is named, as its JSON lines.
+    """

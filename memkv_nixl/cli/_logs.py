@@ -17,13 +17,22 @@ FORMATS = ("text", "json")
 def log_to_stderr(level: str, *, as_json: bool, node: Callable[[], str] = str) -> None:
     """From now on every log line goes to standard error, as text or as JSON.
 
-    `node` says whose lines these are, as far as that is known by then.
+    `node` says whose lines these are, as far as that is known by then; the native client's are of
+    whom it names now, until `log_natively` names another one.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines(node) if as_json else _Lines())
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())
+    log_natively(level, node() if as_json else None)
+
+
+def log_natively(level: str, json_of: str | None) -> None:
+    """From now on the native client's lines are like ours: as text or, of a node, as JSON."""
+    from memkv_nixl._native import set_log
+
+    set_log(level, json_of)
 
 
 class _Lines(logging.Formatter):

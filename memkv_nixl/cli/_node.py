@@ -13,7 +13,7 @@ from memkv_nixl._config import NodeSettings, load_settings
 from memkv_nixl._control_plane import INSTALL
 from memkv_nixl._daemon import memkvd_flags, memkvd_path
 from memkv_nixl._errors import ConfigError
-from memkv_nixl.cli._logs import log_to_stderr
+from memkv_nixl.cli._logs import log_natively, log_to_stderr
 from memkv_nixl.cli._output import Output
 
 if TYPE_CHECKING:
@@ -125,11 +125,13 @@ def _serve_under_control(settings: NodeSettings, output: Output, *, as_json: boo
             f"node.control: this needs gRPC, which is not here ({error}): {INSTALL}"
         ) from error
     address = settings.advertise or settings.listen
-    log_to_stderr(settings.log_level or "info", as_json=as_json, node=lambda: address)
+    level = settings.log_level or "info"
+    log_to_stderr(level, as_json=as_json, node=lambda: address)
 
     def ready(running: Running, metrics: str) -> None:
         nonlocal address
         address = settings.advertise or running.address
+        log_natively(level, address if as_json else None)
         how = "goes on with" if running.adopted else "started"
         said = {"address": running.address, "pid": running.pid, "adopted": running.adopted}
         output.answer(

@@ -13,6 +13,7 @@
 namespace memkv {
 namespace {
 
+constexpr std::array<std::string_view, 4> kLevelNames = {"debug", "info", "warning", "error"};
 std::atomic<LogLevel> least_level{LogLevel::info};
 
 struct Sink {
@@ -39,9 +40,8 @@ Sink& sink() {
 }
 
 void to_standard_error(LogLevel level, std::string_view line) {
-  static constexpr std::array<std::string_view, 4> kNames = {"debug", "info", "warning", "error"};
   std::string text = "memkv ";
-  text += kNames[static_cast<std::size_t>(level) % kNames.size()];
+  text += log_level_name(level);
   text += ": ";
   text += line;
   text += '\n';
@@ -58,6 +58,17 @@ std::string one_line(std::string_view line) {
 }
 
 }  // namespace
+
+std::string_view log_level_name(LogLevel level) {
+  return kLevelNames[static_cast<std::size_t>(level) % kLevelNames.size()];
+}
+
+std::optional<LogLevel> log_level_named(std::string_view name) {
+  for (std::size_t i = 0; i < kLevelNames.size(); ++i) {
+    if (kLevelNames[i] == name) return static_cast<LogLevel>(i);
+  }
+  return std::nullopt;
+}
 
 void set_log_sink(LogSink custom) {
   if (!custom) return set_log_fields_sink({});

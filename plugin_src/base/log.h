@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,6 +12,10 @@
 namespace memkv {
 
 enum class LogLevel : unsigned char { debug, info, warning, error };
+
+// `debug`, `info`, `warning` or `error`, and the level that is called so. Thread: any.
+[[nodiscard]] std::string_view log_level_name(LogLevel level);
+[[nodiscard]] std::optional<LogLevel> log_level_named(std::string_view name);
 
 // Something that a line is about, for machines; its sentence says it, too.
 struct LogField {

@@ -24,6 +24,7 @@
 #include "base/fingerprint.h"
 #include "base/wait.h"
 #include "bindings/buffers.h"
+#include "bindings/logs.h"
 #include "client/client.h"
 #include "client/placement.h"
 #include "wire/wire.h"
@@ -589,6 +590,7 @@ NB_MODULE(_native, module) {
            "Lets go; requests under way keep the connections until they end.");
 
   bind_functions(module);
+  bind_logs(module);
 }
 
 }  // namespace memkv::python

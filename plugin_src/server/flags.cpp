@@ -123,17 +123,12 @@ struct Address {
 }
 
 [[nodiscard]] Result<void> set_level(LogLevel& target, std::string_view text) {
-  static constexpr std::array<std::pair<std::string_view, LogLevel>, 4> kLevels = {
-      {{"debug", LogLevel::debug},
-       {"info", LogLevel::info},
-       {"warning", LogLevel::warning},
-       {"error", LogLevel::error}}};
-  for (const auto& [name, level] : kLevels) {
-    if (name != text) continue;
-    target = level;
-    return {};
+  const std::optional<LogLevel> level = log_level_named(text);
+  if (!level) {
+    return fail(Code::invalid, quoted(text) + " is no level; write debug, info, warning or error");
   }
-  return fail(Code::invalid, quoted(text) + " is no level; write debug, info, warning or error");
+  target = *level;
+  return {};
 }
 
 [[nodiscard]] Result<void> set_format(bool& json, std::string_view text) {

@@ -5,7 +5,6 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -20,6 +19,7 @@
 #include "base/clock.h"
 #include "base/event_loop.h"
 #include "base/log.h"
+#include "base/log_json.h"
 #include "device/block_file.h"
 #include "device/device.h"
 #include "engine/store.h"
@@ -35,40 +35,6 @@ namespace {
 constexpr int kExitRefused = 1;
 constexpr int kExitUsage = 2;
 constexpr std::uint64_t kStopGraceMs = 5000;  // for requests that were begun when the signal came
-
-[[nodiscard]] std::string json_text(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      std::array<char, 8> escape{};
-      std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(c));
-      out += escape.data();
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
-
-// One object a line, docs/reference/logs.md.
-void log_as_json(std::string node) {
-  set_log_fields_sink([node = json_text(node)](LogLevel level, std::string_view line,
-                                               std::span<const LogField> fields) {
-    static constexpr std::array<const char*, 4> kNames = {"debug", "info", "warning", "error"};
-    std::string text = "{\"time\": \"" + utc_time_text() + "\", \"level\": \"" +
-                       kNames[static_cast<std::size_t>(level)] +
-                       "\", \"what\": " + json_text(line) + ", \"node\": " + node +
-                       ", \"fields\": {";
-    for (const LogField& field : fields) {
-      text += (&field == fields.data() ? "" : ", ") + json_text(field.name) + ": " +
-              json_text(field.value);
-    }
-    std::fputs((text + "}}\n").c_str(), stderr);
-  });
-}
 
 // Members are destroyed from the last to the first: who serves goes before what it serves from, and
 // the device, which waits for the kernel, before the memory that the kernel writes to.

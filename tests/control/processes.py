@@ -53,9 +53,8 @@ class Served:
 
 
 def logs(errors: str) -> list[dict[str, Any]]:
-    """Each line of a JSON log, but those of the native client."""
-    lines = [line for line in errors.splitlines() if not line.startswith("memkv ")]
-    found = [json.loads(line) for line in lines]
+    """Each line of a JSON log."""
+    found = [json.loads(line) for line in errors.splitlines()]
     assert all(list(line) == ["time", "level", "what", "node", "fields"] for line in found)
     return found
 

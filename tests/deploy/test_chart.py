@@ -261,7 +261,7 @@ def test_nodes_are_started_as_memkv_takes_it(values: Object, release: Release) -
     assert settings.advertise == "memkv-0.memkv.pool.svc:9900"
     assert settings.control == control_addresses(values)
     assert settings.anonymous == (chosen["anonymous"] or None)
-    assert settings.insecure  # beyond loopback, and nothing is encrypted yet
+    assert settings.insecure  # beyond loopback, and tls.data is not set
     assert settings.dram == parse_size(chosen["dram"], "dram")
     assert settings.failure_domain == ("" if chosen["failureDomainLabel"] else "machine-7")
     (claim,) = release.of("StatefulSet")["memkv"]["spec"]["volumeClaimTemplates"]
@@ -529,6 +529,15 @@ def test_the_notes_say_who_needs_a_token(anonymous: str) -> None:
     assert ("Until the first tenant" in notes) is (anonymous == "")
     assert ("Nobody gets a block without a token" in notes) is (anonymous == "no")
     assert ("memkv token issue" in notes) is (anonymous != "yes")
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_the_notes_say_what_is_not_encrypted(data: bool) -> None:
+    values = copy.deepcopy(VALUES["production"]) | {"networkPolicy": {"enabled": False}}
+    values["tls"]["data"] = data
+    notes = render(values).notes
+    assert "No NetworkPolicy is set" in notes
+    assert ("nothing is encrypted" in notes) is (not data)
 
 
 def test_the_nodes_of_the_dynamo_manifests_are_these() -> None:

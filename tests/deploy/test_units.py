@@ -104,6 +104,16 @@ def test_its_command_and_settings_are_memkvs(name: str, file: str, tmp_path: Pat
             NodeAgent(settings.node)
 
 
+def test_what_a_node_may_have_instead_is_memkvs_too(tmp_path: Path) -> None:
+    text = (UNITS / "node-nvme0.yaml").read_text()
+    text, more = re.subn(r"^  # (\w+: )", r"  \1", text, flags=re.MULTILINE)
+    assert more == 4
+    (tmp_path / "node.yaml").write_text(text.replace("  insecure: true\n", ""))
+    node = load_settings({}, config=str(tmp_path / "node.yaml"), environment={}).node
+    assert (node.anonymous, node.insecure) == ("no", False)
+    assert all((node.data_tls_cert, node.data_tls_key, node.data_tls_ca))
+
+
 def test_the_agent_alone_is_stopped_and_has_time() -> None:
     node = service("memkv-node@.service")
     assert node["KillMode"] == "process"

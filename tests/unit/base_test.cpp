@@ -7,6 +7,7 @@
 #include <csignal>
 #include <future>
 #include <set>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -17,6 +18,7 @@
 #include "base/hands.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/log_json.h"
 #include "base/log_pace.h"
 #include "base/random.h"
 #include "base/result.h"
@@ -156,6 +158,39 @@ TEST(Log, GoesToStandardErrorWithoutASink) {
   testing::internal::CaptureStderr();
   log(LogLevel::warning, "the sentence");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "memkv warning: the sentence\n");
+}
+
+TEST(Log, GoesToStandardErrorAsJsonWhereThatIsAsked) {
+  log_as_json("10.0.0.7:\"9900\\");
+  set_log_level(LogLevel::warning);
+  testing::internal::CaptureStderr();
+  log(LogLevel::info, "too small");
+  log(LogLevel::warning, "it's \"so\"\n", {{"code", "busy"}, {"pa\\th", "\x01"}});
+  log(LogLevel::error, "no fields");
+  std::istringstream said(testing::internal::GetCapturedStderr());
+  set_log_sink({});
+  set_log_level(LogLevel::info);
+  std::vector<std::string> found;
+  for (std::string line; std::getline(said, line); found.push_back(line)) {
+    ASSERT_GT(line.size(), 30U);
+    EXPECT_EQ(line[20], 'T');
+    line.erase(10, 19);  // {"time": "2026-11-26T17:05:03Z", …
+  }
+  const std::string node = R"("node": "10.0.0.7:\"9900\\", "fields": )";
+  const std::vector<std::string> wanted = {
+      R"({"time": "Z", "level": "warning", "what": "it's \"so\" ", )" + node +
+          R"({"code": "busy", "pa\\th": "\u0001"}})",
+      R"({"time": "Z", "level": "error", "what": "no fields", )" + node + "{}}",
+  };
+  EXPECT_EQ(found, wanted);
+}
+
+TEST(Log, LevelsHaveNames) {
+  for (const auto level : {LogLevel::debug, LogLevel::info, LogLevel::warning, LogLevel::error}) {
+    EXPECT_EQ(log_level_named(log_level_name(level)), level);
+  }
+  EXPECT_EQ(log_level_name(LogLevel::warning), "warning");
+  EXPECT_FALSE(log_level_named("warn"));
 }
 
 TEST(Status, SaysItsWordAndItsSentence) {
