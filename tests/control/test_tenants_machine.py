@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ from memkv_nixl.control._tokens import new_key
 from tests.control.peer import SESSION, Peer, RefusedError
 from tests.control.trusting import ALL, TrustingNode, trusting
 
-EXAMPLES, STEPS = 120, 100
+EXAMPLES, STEPS = 140, 100
 STEPS_MIN, READS_MIN = 10_000, 500
 TENANTS, SPACES, KEYS = 3, 2, 3
 SESSIONS_MAX = 12
+QUOTA = 1 << 40  # that nobody reaches: STAT tells of at most 64 tenants, those with a quota first
 _fresh = itertools.count(1)
 
 tenants = st.integers(0, TENANTS - 1)
@@ -66,6 +68,7 @@ class TenantsMachine(RuleBasedStateMachine):
     node: ClassVar[TrustingNode]
     steps: ClassVar[int]
     reads: ClassVar[int]
+    told: ClassVar[int]
     refusals: ClassVar[set[str]]
 
     def __init__(self) -> None:
@@ -81,7 +84,7 @@ class TenantsMachine(RuleBasedStateMachine):
         self.names = [f"tenant-{number}-{i}" for i in range(TENANTS)]
         self.spaces = [b"%8d%8d" % (number, i) for i in range(SPACES)]  # alike for all of them
         for name in self.names:
-            self.node.create(name)
+            self.node.create(name, QUOTA)
         self.node.publish()
         for i in range(TENANTS):
             self._come(i, ALL, ())
@@ -89,6 +92,8 @@ class TenantsMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for session in self.sessions:
             session.peer.close()
+        for name in self.names:  # the next ones' turn in STAT
+            self.node.cluster, _ = _tenancy.update_tenant(self.node.cluster, name, 0)
 
     # ---- who comes
 
@@ -215,6 +220,23 @@ class TenantsMachine(RuleBasedStateMachine):
             known = self.blocks.pop((session.tenant, where, key), None)
             assert session.peer.drop(where, key) == ("not_found" if known is None else "ok")
 
+    @rule(pick=st.integers(0, 99))
+    @precondition(lambda self: self.sessions)
+    def stat(self, pick: int) -> None:
+        """Which namespaces there are, and how they are used, is their tenant's to know."""
+        session = self._pick(pick)
+        if not self._may(session, None, Right(0), session.peer.stat):
+            return
+        mine = self.node.cluster.tenants[session.tenant].number
+        for name in session.peer.stat():
+            if told := re.fullmatch(r"(?:namespace|usage|copies)_(\d+)(?:_([0-9a-f]{32}))?", name):
+                assert int(told[1]) == mine, name
+                where = None if told[2] is None else bytes.fromhex(told[2])
+                assert not session.spaces or where in session.spaces, name
+                TenantsMachine.told += 1
+            else:
+                assert name != "namespace_other", "that is of others"
+
     # ---- inside
 
     def _count(self) -> None:
@@ -235,8 +257,8 @@ class TenantsMachine(RuleBasedStateMachine):
             assert caught.value.code == "denied"
             self.refusals.add(caught.value.text)
 
-    def _may(self, session: Session, space: bytes, right: Right, ask: object) -> bool:
-        """Whether the session may; where it may not, that it is told so."""
+    def _may(self, session: Session, space: bytes | None, right: Right, ask: object) -> bool:
+        """Whether the session may; where it may not, that it is told so. No `space`: no block's."""
         self._count()
         assert callable(ask)
         tenant = self.node.cluster.tenants[session.tenant]
@@ -245,7 +267,7 @@ class TenantsMachine(RuleBasedStateMachine):
             key.id == session.key_id and (key.until_s == 0 or key.until_s > now_s)
             for key in tenant.keys
         )
-        inside = not session.spaces or space in session.spaces
+        inside = space is None or not session.spaces or space in session.spaces
         if trusted and inside and right in session.rights:
             return True
         with pytest.raises(RefusedError) as caught:
@@ -260,7 +282,7 @@ class TenantsMachine(RuleBasedStateMachine):
 @pytest.mark.timeout(600)  # half a minute where nobody else wants the cores
 def test_nobody_reads_what_is_not_theirs(node: TrustingNode) -> None:
     TenantsMachine.node, TenantsMachine.refusals = node, set()
-    TenantsMachine.steps = TenantsMachine.reads = 0
+    TenantsMachine.steps = TenantsMachine.reads = TenantsMachine.told = 0
     began = time.monotonic()
     enough = settings(
         max_examples=EXAMPLES,
@@ -274,6 +296,8 @@ def test_nobody_reads_what_is_not_theirs(node: TrustingNode) -> None:
         run_state_machine_as_test(TenantsMachine, settings=enough)
     print(
         f"{TenantsMachine.steps} steps, {TenantsMachine.reads} reads, "
+        f"{TenantsMachine.told} lines of STAT, "
         f"{time.monotonic() - began:.1f} s"
     )
+    assert TenantsMachine.told > 0, "STAT told nobody of their own"
     assert len(TenantsMachine.refusals) == 1, "a refusal tells what was wrong"
