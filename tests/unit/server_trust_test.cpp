@@ -240,6 +240,64 @@ TEST_F(ServerTrustTest, AnotherNamespaceThanTheTokensIsRefused) {
   EXPECT_EQ(wait_get_block(inside, 2).code, Code::ok);
 }
 
+TEST_F(ServerTrustTest, AListTakesTheRightToReadAndEveryNamespace) {
+  serve_trusting();
+  trust_both();
+  store_->listing.blocks.push_back({.key = key_of(0), .incarnation = 1, .length = 1});
+  std::uint64_t request = 0;
+  NamespaceId body{};
+  body[8] = std::byte{1};  // whose bytes are those with which the LIST below begins
+  for (const TestToken& token : {TestToken{.rights = kRightWrite}, TestToken{.rights = kRightDrop},
+                                 TestToken{.rights = kRightWrite | kRightDrop},
+                                 TestToken{.spaces = {body, NamespaceId{}}}}) {
+    RawClient& peer = come(token);
+    peer.say(Type::list, ++request, wire::List{.count = 1});
+    EXPECT_EQ(refusal_of(peer, request), Code::denied) << request;
+  }
+  EXPECT_TRUE(store_->wishes.empty()) << "the store was not asked";
+  RawClient& reader = come({.rights = kRightRead});
+  reader.say(Type::list, 1, wire::List{.count = 1});
+  EXPECT_TRUE(runs_until([&] { return reader.count(Type::list_reply, 1) == 1; }));
+  ASSERT_EQ(store_->wishes.size(), 1U);
+  EXPECT_EQ(store_->wishes[0].tenant, 5U);
+}
+
+TEST_F(ServerTrustTest, AMarkTakesTheRightToWriteAndTheNamespace) {
+  serve_trusting();
+  trust_both();
+  RawClient& owner = come({});
+  const wire::PutDone done = put(owner, 1, 0, bytes_of(100, 1));
+  ASSERT_EQ(done.code, Code::ok);
+  const Body key = key_of(0), absent = key_of(1);
+  const auto mark = [&](RawClient& peer, std::uint64_t request, const Body& name) {
+    peer.say(Type::mark, request,
+             wire::Mark{.space = {}, .mark = 7, .incarnation = done.incarnation, .key = name});
+  };
+  const auto code_of = [&](RawClient& peer, std::uint64_t request) {
+    EXPECT_TRUE(runs_until([&] { return peer.count(Type::mark_reply, request) == 1; }));
+    return wire::decode_mark_reply(*peer.find(Type::mark_reply, request))->code;
+  };
+  for (const TestToken& token : {TestToken{.rights = kRightRead}, TestToken{.rights = kRightDrop},
+                                 TestToken{.spaces = {trust_id(9)}}}) {
+    RawClient& peer = come(token);
+    mark(peer, 1, key);
+    mark(peer, 2, absent);  // one answer
+    EXPECT_EQ(refusal_of(peer, 1), Code::denied);
+    EXPECT_EQ(refusal_of(peer, 2), Code::denied);
+  }
+  const BlockId block{.tenant = 5, .space = {}, .key = key};
+  RawClient& six = come(of_six());
+  mark(six, 1, key);
+  EXPECT_EQ(code_of(six, 1), Code::not_found) << "another tenant's";
+  EXPECT_EQ(store_->match(block, 0).mark, 0);
+  RawClient& writer = come({.rights = kRightWrite, .spaces = {NamespaceId{}}});
+  mark(writer, 1, key);
+  mark(writer, 2, absent);
+  EXPECT_EQ(code_of(writer, 1), Code::ok);
+  EXPECT_EQ(code_of(writer, 2), Code::not_found);
+  EXPECT_EQ(store_->match(block, 0).mark, 7);
+}
+
 TEST_F(ServerTrustTest, StatTellsATenantOfItsOwnNamespacesOnly) {
   serve_trusting(Anonymous::yes);
   trust({{0, {.keys = {{TestKey(0x10), 0}}}},
