@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/hands.h"
 #include "base/limits.h"
@@ -156,6 +157,13 @@ TEST(Log, GoesToStandardErrorWithoutASink) {
   testing::internal::CaptureStderr();
   log(LogLevel::warning, "the sentence");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "memkv warning: the sentence\n");
+}
+
+TEST(Check, ABrokenOneStopsTheProcessWithItsSentence) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  MEMKV_CHECK(1 + 1 == 2, "what holds stops nobody");
+  EXPECT_DEATH(MEMKV_CHECK(1 + 1 == 3, "sums are right"),
+               R"(^memkv: broken invariant: sums are right \(1 \+ 1 == 3\) at .*base_test\.cpp:)");
 }
 
 TEST(Status, SaysItsWordAndItsSentence) {
