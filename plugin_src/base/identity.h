@@ -14,6 +14,7 @@ namespace memkv {
 using NamespaceId = std::array<std::byte, 16>;
 using TenantId = std::uint64_t;
 inline constexpr TenantId kDefaultTenant = 1;
+inline constexpr TenantId kAgentTenant = 0;  // of a node's own agent, who has no blocks
 
 // One meaning of bytes: its fingerprint and how often it was dropped. Blocks of an older drop
 // generation never match again.

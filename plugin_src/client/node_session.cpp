@@ -103,10 +103,7 @@ void NodeSession::on_greeting(const wire::Header& header, std::span<const std::b
 
 Result<void> NodeSession::on_challenge(std::span<const std::byte> body) {
   const auto challenge = wire::decode_challenge(body);
-  if (!challenge) return fail(challenge.error());
-  if (challenge->version < wire::kVersionMin || challenge->version > wire::kVersionMax) {
-    return fail(Code::unsupported, "the node chose a version that was not offered");
-  }
+  if (!challenge) return fail(challenge.error());  // also of a version that was not offered
   const Credentials& credentials = owner_.credentials();
   const std::span<const std::byte> token = credentials.token();
   if (token.empty() && (challenge->auth & wire::kAuthOpen) == 0) {

@@ -284,7 +284,7 @@ Result<void> Peer::begin_request(const wire::Header& header, std::span<const std
 }
 
 void Peer::answer_stat(std::uint64_t request) {
-  const std::string text = hooks_.stats_text();
+  const std::string text = hooks_.stats_text(pass_);
   link->send(wire::Type::stat_reply, request, as_bytes_of(text));
 }
 

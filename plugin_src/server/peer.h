@@ -20,8 +20,8 @@
 namespace memkv {
 
 struct PeerHooks {
-  std::function<void()> over;               // the link is over; the peer may be destroyed in it
-  std::function<std::string()> stats_text;  // for STAT
+  std::function<void()> over;  // the link is over; the peer may be destroyed in it
+  std::function<std::string(const Pass&)> stats_text;  // for STAT of who has this pass
 };
 
 class Peer final : public LinkHandler, public Session {

@@ -36,9 +36,10 @@ class ServerImpl final : public Server {
   [[nodiscard]] std::string address() const override { return bound_; }
   void stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) override;
   void take_map(Result<MapFile> file) override;
-  [[nodiscard]] std::string stats_text() const override;
+  [[nodiscard]] std::string stats_text() const override { return stats_text_for(nullptr); }
 
  private:
+  [[nodiscard]] std::string stats_text_for(const Pass* pass) const;
   void accepted(std::unique_ptr<Stream> stream);
   [[nodiscard]] Result<void> take(MapFile file);
   void hold(std::uint32_t epoch, std::uint32_t nodes, std::vector<std::byte> map, StoreRules rules);
@@ -83,7 +84,8 @@ void ServerImpl::accepted(std::unique_ptr<Stream> stream) {
   const std::uint64_t id = next_peer_++;
   const bool crowded = context_.greeting >= kPeersGreetingMax;
   const bool full = crowded || peers_.size() >= kPeersMax;
-  PeerHooks hooks{.over = [this, id] { over(id); }, .stats_text = [this] { return stats_text(); }};
+  PeerHooks hooks{.over = [this, id] { over(id); },
+                  .stats_text = [this](const Pass& pass) { return stats_text_for(&pass); }};
   const auto [place, fresh] =
       peers_.emplace(id, std::make_unique<Peer>(context_, std::move(stream), std::move(hooks)));
   if (full) {
@@ -173,7 +175,7 @@ void ServerImpl::hold(std::uint32_t epoch, std::uint32_t nodes, std::vector<std:
   context_.store.set_rules(std::move(rules));
 }
 
-std::string ServerImpl::stats_text() const {
+std::string ServerImpl::stats_text_for(const Pass* pass) const {
   ServerNow now{.uptime_ms = (context_.now_ns() - began_ns_) / kNsPerMs, .peers = peers_.size()};
   for (const auto& [id, peer] : peers_) {
     now.requests += peer->requests();
@@ -185,7 +187,7 @@ std::string ServerImpl::stats_text() const {
     now.bytes_in += peer->link->bytes_in();
     now.bytes_out += peer->link->bytes_out();
   }
-  return stats_text_of(context_, now);
+  return stats_text_of(context_, now, pass);
 }
 
 }  // namespace
@@ -205,6 +207,10 @@ Result<Pass> ServerContext::admit(const Claim& claim) const {
 bool ServerContext::upholds(Pass& pass) const {
   if (options.authenticate) return true;
   return pass.by_token ? trust.upholds(pass) : takes_strangers();
+}
+
+bool ServerContext::sees_all(const Pass& pass) const {
+  return pass.tenant == kAgentTenant || (!pass.by_token && !trust.has_tenants());
 }
 
 Result<std::unique_ptr<Server>> Server::start(ServerOptions options, Store& store, Network& network,

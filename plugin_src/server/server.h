@@ -61,7 +61,8 @@ class Server {
   // connections that are not believed any more. Or hears why there is no map: what is refused is
   // counted.
   virtual void take_map(Result<MapFile> file) = 0;
-  // What STAT answers: lines of `name value`, the store's numbers among them.
+  // What STAT answers whoever may hear of all tenants: lines of `name value`, the store's numbers
+  // among them.
   [[nodiscard]] virtual std::string stats_text() const = 0;
 };
 

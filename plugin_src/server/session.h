@@ -76,6 +76,9 @@ struct ServerContext {
   [[nodiscard]] Result<Pass> admit(const Claim& claim) const;
   // Whether a pass is good still; what it knows of its end may change.
   [[nodiscard]] bool upholds(Pass& pass) const;
+  // Whether it may hear of every tenant and namespace: the node's agent may, and whoever comes
+  // without a token where no tenant has a key.
+  [[nodiscard]] bool sees_all(const Pass& pass) const;
   [[nodiscard]] std::uint64_t now_ns() const { return executor.clock().now_ns(); }
 };
 

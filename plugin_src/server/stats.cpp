@@ -19,6 +19,24 @@ class Lines {
   std::string text_;
 };
 
+// What of tenants and namespaces a text may name.
+class Sight {
+ public:
+  // `pass` nullptr: everything.
+  explicit Sight(const Pass* pass) : pass_(pass) {}
+  [[nodiscard]] bool all() const { return pass_ == nullptr; }
+  [[nodiscard]] bool shows(TenantId tenant, const NamespaceId& id) const {
+    return all() || (tenant == pass_->tenant && pass_->allows(id));
+  }
+  // A tenant's whole is more than a token for some of its namespaces may see.
+  [[nodiscard]] bool shows(TenantId tenant) const {
+    return all() || (tenant == pass_->tenant && pass_->spaces.empty());
+  }
+
+ private:
+  const Pass* pass_;
+};
+
 void add_server(Lines& lines, const ServerContext& context, const ServerNow& now) {
   const ServerCounters& c = context.counters;
   lines.add("software", "memkvd " MEMKV_VERSION);
@@ -154,15 +172,17 @@ void add_space(Lines& lines, std::string_view name, const SpaceCounters& space) 
   return name;
 }
 
-void add_spaces(Lines& lines, const Spaces& spaces) {
+void add_spaces(Lines& lines, const Spaces& spaces, const Sight& sight) {
   for (const SpaceCounters& space : spaces.own()) {
+    if (!sight.shows(space.tenant, space.id)) continue;
     add_space(lines, name_of("namespace", space.tenant, space.id), space);
   }
-  add_space(lines, "namespace_other", spaces.other());
+  if (sight.all()) add_space(lines, "namespace_other", spaces.other());
 }
 
-void add_usage(Lines& lines, const RulesUsage& usage) {
+void add_usage(Lines& lines, const RulesUsage& usage, const Sight& sight) {
   for (const SpaceUsage& space : usage.spaces) {
+    if (!sight.shows(space.tenant, space.id)) continue;
     add_pairs(lines, name_of("usage", space.tenant, space.id),
               {{"quota", space.quota_bytes},
                {"bytes", space.bytes},
@@ -172,13 +192,15 @@ void add_usage(Lines& lines, const RulesUsage& usage) {
                {"ended", space.ended}});
   }
   for (const TenantUsage& tenant : usage.tenants) {
+    if (!sight.shows(tenant.tenant)) continue;
     add_pairs(lines, "usage_" + std::to_string(tenant.tenant),
               {{"quota", tenant.quota_bytes}, {"bytes", tenant.bytes}, {"blocks", tenant.blocks}});
   }
 }
 
-void add_copies(Lines& lines, const std::vector<SpaceCopies>& copies) {
+void add_copies(Lines& lines, const std::vector<SpaceCopies>& copies, const Sight& sight) {
   for (const SpaceCopies& space : copies) {
+    if (!sight.shows(space.tenant, space.id)) continue;
     lines.add(name_of("copies", space.tenant, space.id),
               "blocks=" + std::to_string(space.counts.blocks) +
                   " waiting=" + std::to_string(space.counts.waiting));
@@ -187,7 +209,8 @@ void add_copies(Lines& lines, const std::vector<SpaceCopies>& copies) {
 
 }  // namespace
 
-std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
+std::string stats_text_of(const ServerContext& context, const ServerNow& now, const Pass* pass) {
+  const Sight sight(pass == nullptr || context.sees_all(*pass) ? nullptr : pass);
   Lines lines;
   add_server(lines, context, now);
   const StoreStats store = context.store.stats();
@@ -197,9 +220,9 @@ std::string stats_text_of(const ServerContext& context, const ServerNow& now) {
   lines.add("latency_put", context.counters.put.text());
   lines.add("latency_device_read", store.device_reads.text());
   lines.add("latency_device_write", store.device_writes.text());
-  add_spaces(lines, context.spaces);
-  add_usage(lines, store.usage);
-  add_copies(lines, context.store.copies());
+  add_spaces(lines, context.spaces, sight);
+  add_usage(lines, store.usage, sight);
+  add_copies(lines, context.store.copies(), sight);
   return lines.take();
 }
 

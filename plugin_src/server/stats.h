@@ -1,4 +1,7 @@
 // The text that STAT answers. docs/reference/stat.md is the page to it.
+//
+// Whoever asks hears of the node as a whole, and of no tenant and namespace but those of its pass:
+// what is another's is not told from what is not there (docs/formats/token.md).
 #pragma once
 
 #include <string>
@@ -15,7 +18,8 @@ struct ServerNow {
   std::uint64_t bytes_in = 0, bytes_out = 0;  // of the links that are not over
 };
 
-// Lines of `name value`.
-[[nodiscard]] std::string stats_text_of(const ServerContext& context, const ServerNow& now);
+// Lines of `name value`, for who has this pass; nullptr: for the node itself, who sees all.
+[[nodiscard]] std::string stats_text_of(const ServerContext& context, const ServerNow& now,
+                                        const Pass* pass);
 
 }  // namespace memkv

@@ -24,8 +24,8 @@
 
 namespace memkv {
 
-inline constexpr std::uint32_t kRightRead = 1;   // MATCH, GET, REPORT
-inline constexpr std::uint32_t kRightWrite = 2;  // PUT
+inline constexpr std::uint32_t kRightRead = 1;   // MATCH, GET, LIST, REPORT
+inline constexpr std::uint32_t kRightWrite = 2;  // PUT, MARK
 inline constexpr std::uint32_t kRightDrop = 4;   // DROP
 inline constexpr std::uint32_t kRightsAll = kRightRead | kRightWrite | kRightDrop;
 

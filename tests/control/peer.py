@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 from types import TracebackType
+from typing import NamedTuple
 
 from memkv_nixl._errors import CODES
 from memkv_nixl._native import crc32c
@@ -14,10 +15,20 @@ HELLO, CHALLENGE, AUTH, WELCOME, REFUSE = 1, 2, 3, 4, 5
 MATCH, MATCH_REPLY, PUT, GRANT, COMMIT, PUT_DONE = 6, 7, 8, 9, 10, 11
 GET, GET_BLOCK, DATA = 12, 13, 14
 DROP, DROP_REPLY, STAT, STAT_REPLY = 16, 17, 18, 19
+LIST, LIST_REPLY, MARK, MARK_REPLY = 23, 24, 25, 26
 
 SESSION = 0x1122334455667788
 DEADLINE_S = 30
 _HEADER = struct.Struct("<4sB3xQIII")
+_LISTED = struct.Struct("<16sIQIQQIIIBB2xH")  # a record of LIST_REPLY, its key left out
+
+
+class Listed(NamedTuple):
+    """What LIST says of one block."""
+
+    length: int
+    incarnation: int
+    mark: int
 
 
 class RefusedError(Exception):
@@ -48,6 +59,7 @@ class Peer:
         host, _, port = address.rpartition(":")
         self.address = address
         self._requests = 0
+        self.incarnation = 0  # of the last block that was put, 0 where it was not
         self._unread = b""
         self._socket = socket.create_connection((host, int(port)), timeout=DEADLINE_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -105,6 +117,7 @@ class Peer:
             body = self.hear(PUT_DONE)
         elif came == REFUSE:
             raise RefusedError(CODES[body[0]], body[4:].decode())
+        (self.incarnation,) = struct.unpack_from("<Q", body, 16)
         return CODES[body[8]]
 
     def get(self, space: bytes, key: bytes, length: int) -> tuple[str, bytes]:
@@ -127,6 +140,29 @@ class Peer:
     def drop(self, space: bytes, key: bytes) -> str:
         self._ask(DROP, _named(space) + _run(key))
         return CODES[self.hear(DROP_REPLY)[8]]
+
+    def list_blocks(self) -> dict[tuple[bytes, bytes], Listed]:
+        """Every block of the tenant, by namespace and key."""
+        found, cursor = {}, 0
+        while True:
+            self._ask(LIST, struct.pack("<QI4B", cursor, 1024, 0, 0, 0, 0))
+            body = self.hear(LIST_REPLY)
+            cursor, count = struct.unpack_from("<QI", body, 4)
+            at = 16
+            for _ in range(count):
+                record = _LISTED.unpack_from(body, at)
+                space, incarnation, length = record[0], record[2], record[3]
+                mark, key_bytes = record[-2], record[-1]
+                at += _LISTED.size + key_bytes
+                found[space, body[at - key_bytes : at]] = Listed(length, incarnation, mark)
+            assert at == len(body)
+            if cursor == 0:
+                return found
+
+    def mark(self, space: bytes, key: bytes, mark: int, incarnation: int) -> str:
+        head = struct.pack("<IB3xQ", 0, mark, incarnation)
+        self._ask(MARK, space + head + _run(key))
+        return CODES[self.hear(MARK_REPLY)[4]]
 
     def stat(self) -> dict[str, str]:
         self._ask(STAT, b"")

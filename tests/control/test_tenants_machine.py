@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,13 +27,15 @@ from memkv_nixl import _token
 from memkv_nixl._token import Right
 from memkv_nixl.control import _tenancy
 from memkv_nixl.control._tokens import new_key
-from tests.control.peer import SESSION, Peer, RefusedError
+from tests.control.peer import SESSION, Listed, Peer, RefusedError
 from tests.control.trusting import ALL, TrustingNode, trusting
 
-EXAMPLES, STEPS = 120, 100
+EXAMPLES, STEPS = 140, 100
 STEPS_MIN, READS_MIN = 10_000, 500
 TENANTS, SPACES, KEYS = 3, 2, 3
+EVERY_SPACE = b""  # that a token for some namespaces is not for
 SESSIONS_MAX = 12
+QUOTA = 1 << 40  # that nobody reaches: STAT tells of at most 64 tenants, those with a quota first
 _fresh = itertools.count(1)
 
 tenants = st.integers(0, TENANTS - 1)
@@ -66,12 +70,15 @@ class TenantsMachine(RuleBasedStateMachine):
     node: ClassVar[TrustingNode]
     steps: ClassVar[int]
     reads: ClassVar[int]
+    told: ClassVar[int]
+    lists: ClassVar[int]
     refusals: ClassVar[set[str]]
 
     def __init__(self) -> None:
         super().__init__()
         self.sessions: list[Session] = []
         self.blocks: dict[tuple[str, bytes, bytes], bytes] = {}
+        self.listed: dict[tuple[str, bytes, bytes], Listed] = {}
         self.names: list[str] = []
         self.spaces: list[bytes] = []
 
@@ -81,7 +88,7 @@ class TenantsMachine(RuleBasedStateMachine):
         self.names = [f"tenant-{number}-{i}" for i in range(TENANTS)]
         self.spaces = [b"%8d%8d" % (number, i) for i in range(SPACES)]  # alike for all of them
         for name in self.names:
-            self.node.create(name)
+            self.node.create(name, QUOTA)
         self.node.publish()
         for i in range(TENANTS):
             self._come(i, ALL, ())
@@ -89,6 +96,8 @@ class TenantsMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for session in self.sessions:
             session.peer.close()
+        for name in self.names:  # the next ones' turn in STAT
+            self.node.cluster, _ = _tenancy.update_tenant(self.node.cluster, name, 0)
 
     # ---- who comes
 
@@ -159,7 +168,6 @@ class TenantsMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99))
     @precondition(lambda self: self.sessions)
     def revoke(self, pick: int) -> None:
-        self._count()
         session = self._pick(pick)
         now_s = int(time.time())
         self.node.change(_tenancy.revoke, session.tenant, [session.token_id], [], now_s)
@@ -180,6 +188,7 @@ class TenantsMachine(RuleBasedStateMachine):
         if known is None:
             assert code == "ok"
             self.blocks[name] = block
+            self.listed[name] = Listed(length, session.peer.incarnation, 0)
         else:
             assert code == ("exists" if len(known) == length else "conflict")
 
@@ -213,7 +222,52 @@ class TenantsMachine(RuleBasedStateMachine):
         session, where = self._pick(pick), self.spaces[space]
         if self._may(session, where, Right.DROP, lambda: session.peer.drop(where, key)):
             known = self.blocks.pop((session.tenant, where, key), None)
+            self.listed.pop((session.tenant, where, key), None)
             assert session.peer.drop(where, key) == ("not_found" if known is None else "ok")
+
+    @rule(pick=st.integers(0, 99))
+    @precondition(lambda self: self.sessions)
+    def list_blocks(self, pick: int) -> None:
+        """All blocks of the tenant as it put and marked them, and nobody else's."""
+        session = self._pick(pick)
+        if not self._may(session, EVERY_SPACE, Right.READ, session.peer.list_blocks):
+            return
+        listed = session.peer.list_blocks()
+        mine = {name[1:]: one for name, one in self.listed.items() if name[0] == session.tenant}
+        assert listed == mine
+        TenantsMachine.lists += bool(mine)
+
+    @rule(pick=st.integers(0, 99), owner=tenants, space=spaces, key=keys, mark=st.integers(0, 255))
+    @precondition(lambda self: self.sessions)
+    def mark(self, pick: int, owner: int, space: int, key: bytes, mark: int) -> None:
+        """Also with the incarnation of a block that is another's."""
+        session, where = self._pick(pick), self.spaces[space]
+        name = (self.names[owner], where, key)
+        known = self.listed.get(name, Listed(0, 1, 0))
+        ask = partial(session.peer.mark, where, key, mark, known.incarnation)
+        if not self._may(session, where, Right.WRITE, ask):
+            return
+        its_own = name in self.listed and session.tenant == name[0]
+        assert ask() == ("ok" if its_own else "not_found")
+        if its_own:
+            self.listed[name] = known._replace(mark=mark)
+
+    @rule(pick=st.integers(0, 99))
+    @precondition(lambda self: self.sessions)
+    def stat(self, pick: int) -> None:
+        """Which namespaces there are, and how they are used, is their tenant's to know."""
+        session = self._pick(pick)
+        if not self._may(session, None, Right(0), session.peer.stat):
+            return
+        mine = self.node.cluster.tenants[session.tenant].number
+        for name in session.peer.stat():
+            if told := re.fullmatch(r"(?:namespace|usage|copies)_(\d+)(?:_([0-9a-f]{32}))?", name):
+                assert int(told[1]) == mine, name
+                where = None if told[2] is None else bytes.fromhex(told[2])
+                assert not session.spaces or where in session.spaces, name
+                TenantsMachine.told += 1
+            else:
+                assert name != "namespace_other", "that is of others"
 
     # ---- inside
 
@@ -235,8 +289,8 @@ class TenantsMachine(RuleBasedStateMachine):
             assert caught.value.code == "denied"
             self.refusals.add(caught.value.text)
 
-    def _may(self, session: Session, space: bytes, right: Right, ask: object) -> bool:
-        """Whether the session may; where it may not, that it is told so."""
+    def _may(self, session: Session, space: bytes | None, right: Right, ask: object) -> bool:
+        """Whether the session may; where it may not, that it is told so. No `space`: no block's."""
         self._count()
         assert callable(ask)
         tenant = self.node.cluster.tenants[session.tenant]
@@ -245,7 +299,7 @@ class TenantsMachine(RuleBasedStateMachine):
             key.id == session.key_id and (key.until_s == 0 or key.until_s > now_s)
             for key in tenant.keys
         )
-        inside = not session.spaces or space in session.spaces
+        inside = space is None or not session.spaces or space in session.spaces
         if trusted and inside and right in session.rights:
             return True
         with pytest.raises(RefusedError) as caught:
@@ -260,7 +314,8 @@ class TenantsMachine(RuleBasedStateMachine):
 @pytest.mark.timeout(600)  # half a minute where nobody else wants the cores
 def test_nobody_reads_what_is_not_theirs(node: TrustingNode) -> None:
     TenantsMachine.node, TenantsMachine.refusals = node, set()
-    TenantsMachine.steps = TenantsMachine.reads = 0
+    TenantsMachine.steps = TenantsMachine.reads = TenantsMachine.told = 0
+    TenantsMachine.lists = 0
     began = time.monotonic()
     enough = settings(
         max_examples=EXAMPLES,
@@ -274,6 +329,9 @@ def test_nobody_reads_what_is_not_theirs(node: TrustingNode) -> None:
         run_state_machine_as_test(TenantsMachine, settings=enough)
     print(
         f"{TenantsMachine.steps} steps, {TenantsMachine.reads} reads, "
+        f"{TenantsMachine.told} lines of STAT, {TenantsMachine.lists} lists, "
         f"{time.monotonic() - began:.1f} s"
     )
+    assert TenantsMachine.told > 0, "STAT told nobody of their own"
+    assert TenantsMachine.lists > 0, "nobody listed blocks"
     assert len(TenantsMachine.refusals) == 1, "a refusal tells what was wrong"

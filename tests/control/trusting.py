@@ -58,9 +58,9 @@ class TrustingNode:
         peer.auth(token, _token.proof(private, peer.nonce, SESSION, self.address))
         return peer
 
-    def create(self, name: str) -> Tenant:
+    def create(self, name: str, quota_bytes: int = 0) -> Tenant:
         """A tenant; `publish` makes it known to memkvd."""
-        self.cluster, tenant = _tenancy.create_tenant(self.cluster, name, 0, new_key())
+        self.cluster, tenant = _tenancy.create_tenant(self.cluster, name, quota_bytes, new_key())
         return tenant
 
     def change(self, step: Callable[..., tuple[Cluster, Tenant]], *args: Any) -> None:

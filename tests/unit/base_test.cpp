@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/hands.h"
 #include "base/limits.h"
@@ -191,6 +192,13 @@ TEST(Log, LevelsHaveNames) {
   }
   EXPECT_EQ(log_level_name(LogLevel::warning), "warning");
   EXPECT_FALSE(log_level_named("warn"));
+}
+
+TEST(Check, ABrokenOneStopsTheProcessWithItsSentence) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  MEMKV_CHECK(1 + 1 == 2, "what holds stops nobody");
+  EXPECT_DEATH(MEMKV_CHECK(1 + 1 == 3, "sums are right"),
+               R"(^memkv: broken invariant: sums are right \(1 \+ 1 == 3\) at .*base_test\.cpp:)");
 }
 
 TEST(Status, SaysItsWordAndItsSentence) {

@@ -408,6 +408,25 @@ TEST_F(ClientBlocksTest, StatAsksOneNode) {
   EXPECT_EQ(got[2].error().code, Code::invalid);
 }
 
+TEST_F(ClientBlocksTest, MoreBlocksUnderWayThanThereMayBeAreBusy) {
+  add_node();
+  world_->partition("client", "node0", true);  // nobody says yet where blocks are: all wait
+  open_client();
+  const std::string key = "k";
+  const std::vector<NamedBlock> many(kClientBlocksMax, {.key = key_bytes(key), .group = {}});
+  const auto all_there_may_be = client_->match(space_, many);
+  const auto one_more = client_->match(space_, std::span(many).first(1));
+  const std::uint64_t before = now_ms();
+  EXPECT_EQ(finish(one_more), all(1, Code::busy));
+  EXPECT_EQ(now_ms(), before) << "at once";
+  EXPECT_FALSE(all_there_may_be->done());
+  all_there_may_be->cancel();
+  EXPECT_EQ(finish(all_there_may_be), all(many.size(), Code::cancelled));
+  world_->partition("client", "node0", false);
+  ASSERT_TRUE(run_until([&] { return client_->health()[0].connected; }));
+  EXPECT_EQ(put({{key, pattern(10, 1)}}), all(1, Code::ok)) << "what ended makes room";
+}
+
 TEST_F(ClientBlocksTest, TheSameKeyTwiceInOnePutEnds) {
   add_node();
   open_client();

@@ -393,6 +393,26 @@ TEST_F(ClientNodesTest, ANodeThatWantsATokenIsNotGivenNone) {
   EXPECT_EQ(fake(0).seen(Type::auth), 0);
 }
 
+TEST_F(ClientNodesTest, ANodeThatChoosesAVersionThatWasNotOfferedIsUnreachable) {
+  add_node();
+  fake(0).intercept = [](FakePeer& peer, const wire::Header& header, std::span<const std::byte>) {
+    if (header.type != Type::hello) return false;
+    Bytes body(wire::kSmallBodyMax);
+    body.resize(wire::encode(wire::Challenge{}, body));
+    body[0] = std::byte{2};
+    peer.say_raw(Type::challenge, 0, body);
+    return true;
+  };
+  open_client();
+  Bytes bytes(10);
+  EXPECT_EQ(get_one("k", bytes), Code::unreachable);
+  const std::string why = client_->health()[0].last_error;
+  EXPECT_TRUE(why.starts_with("unsupported: ")) << why;
+  EXPECT_NE(why.find("a version that was not offered, this side speaks 1"), std::string::npos)
+      << why;
+  EXPECT_EQ(fake(0).seen(Type::auth), 0);
+}
+
 TEST_F(ClientNodesTest, ANodeThatNeverGreetsOpensItsBreaker) {
   add_node();
   swallow(0, {Type::hello});

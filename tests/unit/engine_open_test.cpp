@@ -108,6 +108,26 @@ TEST(Open, TheHigherBootAndTheFirstUuidCount) {
   EXPECT_EQ(rig.store->stats().boot, 42u) << "a format that was cut off writes page 0 first";
 }
 
+TEST(Open, WhoWasOpenedAsOftenAsCanBeIsRefused) {
+  Rig rig;
+  ASSERT_TRUE(rig.open().good());
+  ASSERT_TRUE(rig.close().good());
+  Superblock super = superblock_of(rig.disk);
+  super.boot = kBootsMax - 1;
+  for (const std::size_t copy : {0u, 1u}) write_superblock(rig.disk, copy, super);
+  ASSERT_TRUE(rig.open().good());
+  EXPECT_EQ(rig.store->stats().boot, kBootsMax) << "the last one there is";
+  ASSERT_TRUE(rig.put("k", bytes_from(1, 1000)).has_value());
+  EXPECT_EQ(rig.get("k").value(), bytes_from(1, 1000));
+  ASSERT_TRUE(rig.close().good());
+  const Bytes before = rig.disk.bytes();
+  expect_refused(rig, "was opened 16777215 times, which is all a store can: --format it");
+  EXPECT_EQ(rig.disk.bytes(), before);
+  rig.options.store.format = true;
+  ASSERT_TRUE(rig.open().good());
+  EXPECT_EQ(rig.store->stats().boot, 1u);
+}
+
 TEST(Open, AnotherVersionsFormatIsRefused) {
   Rig rig;
   ASSERT_TRUE(rig.open().good());

@@ -1,6 +1,8 @@
 // What a server does with peers that ask for too much, are slow, silent or gone, and when it stops.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "base/limits.h"
@@ -21,6 +23,49 @@ class ServerLimitsTest : public ServerWorldTest {
     EXPECT_TRUE(runs_until([&] { return peer.count(Type::grant, 1) == 1; }));
     return peer;
   }
+  // As many blocks as one GET may ask for.
+  void ask_many(RawClient& peer, std::uint64_t request) {
+    const Body key = key_of(1);
+    peer.say_body(Type::get, request,
+                  get_body(std::vector<wire::GetItem>(kBatchMax, {.length = 1, .key = key})));
+  }
+  // A DROP of nearly 1 MiB.
+  std::size_t ask_large_drop(RawClient& peer, std::uint64_t request) {
+    Body body(kBodyBytesMax);
+    wire::DropWriter writer(body, Namespace{});
+    const Body key(60, std::byte{'k'});
+    for (std::uint32_t i = 0; i < kItemsMax; ++i) EXPECT_TRUE(writer.add({key}));
+    peer.say_body(Type::drop, request, writer.body());
+    return writer.body().size();
+  }
+
+  struct Rush {
+    std::size_t most = 0;      // peers at a time
+    std::size_t told = 0;      // that they are too many
+    std::size_t shut_out = 0;  // without a word
+  };
+  // So many come at the same moment, say nothing, and are gone again.
+  Rush rush(std::size_t count) {
+    Rush seen;
+    std::vector<std::unique_ptr<RawStream>> crowd;
+    for (std::size_t i = 0; i < count; ++i) {
+      crowd.push_back(std::make_unique<RawStream>(people_->network(), "node:9900"));
+    }
+    EXPECT_TRUE(runs_until(
+        [&] {
+          seen.most = std::max<std::size_t>(seen.most, stat("peers"));
+          return std::ranges::all_of(crowd, [](const auto& one) { return one->ended; });
+        },
+        2 * kHelloDeadlineMs));
+    for (const auto& one : crowd) {
+      const auto frames = one->frames();
+      seen.shut_out += one->received.empty();
+      seen.told += frames.size() == 1 && frames[0].type == Type::refuse &&
+                   wire::decode_refuse(frames[0].body)->code == Code::busy;
+    }
+    std::ranges::move(crowd, std::back_inserter(streams_));
+    return seen;
+  }
 };
 
 // ---- bounds
@@ -39,6 +84,50 @@ TEST_F(ServerLimitsTest, MoreRequestsAtATimeAreRefusedAndTheConnectionGoesOn) {
   EXPECT_EQ(peer.count(Type::get_block, over), 0U) << "a refused request is over";
   ask_get(peer, over + 1, 1, 0, 100);
   EXPECT_EQ(wait_get_block(peer, over + 1).code, Code::not_found);
+}
+
+TEST_F(ServerLimitsTest, MoreBlocksThanMayWaitAreRefused) {
+  serve();
+  RawClient& peer = client();
+  store_->hold_gets = true;
+  constexpr std::uint64_t kFit = kItemsPerPeerMax / kBatchMax;
+  for (std::uint64_t request = 1; request <= kFit; ++request) ask_many(peer, request);
+  ask_get(peer, kFit + 1, 1, 0, 1);
+  ask_put(peer, kFit + 2, {5}, 7);
+  for (const std::uint64_t over : {kFit + 1, kFit + 2}) {
+    ASSERT_TRUE(runs_until([&] { return peer.count(Type::refuse, over) == 1; }));
+    EXPECT_EQ(peer.refused(over).code, Code::busy);
+    EXPECT_EQ(peer.refused(over).text, "more than 8192 blocks wait");
+  }
+  EXPECT_EQ(stat("requests_open"), kFit);
+  store_->release();
+  const auto answered = [&](std::uint64_t request) { return peer.count(Type::get_block, request); };
+  ASSERT_TRUE(runs_until([&] { return answered(kFit) == kBatchMax; }));
+  EXPECT_EQ(answered(1), kBatchMax);
+  EXPECT_EQ(answered(kFit + 1), 0U) << "a refused request is over";
+  ask_get(peer, kFit + 3, 1, 0, 1);
+  EXPECT_EQ(wait_get_block(peer, kFit + 3).code, Code::not_found);
+}
+
+TEST_F(ServerLimitsTest, MoreBytesOfRequestsAreRefused) {
+  serve();
+  RawClient& peer = client();
+  store_->hold_drops = true;
+  const std::uint64_t fit = kRequestBytesPerPeerMax / ask_large_drop(peer, 1);
+  for (std::uint64_t request = 2; request <= fit + 1; ++request) ask_large_drop(peer, request);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::refuse, fit + 1) == 1; }));
+  EXPECT_EQ(peer.refused(fit + 1).code, Code::busy);
+  EXPECT_EQ(peer.refused(fit + 1).text, "more than 16777216 bytes of requests at a time");
+  EXPECT_EQ(stat("requests_open"), fit);
+  peer.say(Type::cancel, 2, wire::Cancel{});  // makes room for another
+  ask_large_drop(peer, fit + 2);
+  ask_large_drop(peer, fit + 3);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::refuse, fit + 3) == 1; }));
+  EXPECT_EQ(peer.count(Type::refuse, fit + 2), 0U);
+  EXPECT_EQ(stat("requests_open"), fit);
+  store_->release();
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::drop_reply, fit + 2) == 1; }));
+  EXPECT_EQ(stat("requests_open"), 0U);
 }
 
 TEST_F(ServerLimitsTest, ANumberInUseIsNotFree) {
@@ -93,6 +182,32 @@ TEST_F(ServerLimitsTest, PeersOverTheLimitAreToldAndDropped) {
   clients_.front()->link->close(Status(Code::cancelled));
   ASSERT_TRUE(runs_until([&] { return stat("peers") == kPeersMax - 1; }));
   EXPECT_EQ(put(client(), 1, 1, bytes_of(100, 1)).code, Code::ok);
+}
+
+TEST_F(ServerLimitsTest, ARushOnAFullNodeIsBoundedAndTheRestIsShutOut) {
+  serve();
+  for (std::size_t i = 0; i < kPeersMax; ++i) client();
+  constexpr std::size_t kRush = 800;
+  const Rush seen = rush(kRush);
+  EXPECT_EQ(seen.most, kPeersMax + kPeersRefusedMax);
+  EXPECT_GE(seen.told, kPeersRefusedMax);
+  EXPECT_GT(seen.shut_out, 0U);
+  EXPECT_EQ(seen.told + seen.shut_out, kRush);
+  EXPECT_EQ(stat("peers_accepted"), kPeersMax + seen.told);
+  EXPECT_EQ(stat("peers"), kPeersMax);
+  EXPECT_EQ(put(*clients_.front(), 1, 1, bytes_of(100, 1)).code, Code::ok);
+}
+
+TEST_F(ServerLimitsTest, ARushOnTheDoorIsBoundedAndTheRestIsShutOut) {
+  serve();
+  for (std::size_t i = 0; i < kPeersGreetingMax; ++i) stranger();
+  ASSERT_TRUE(runs_until([&] { return stat("peers") == kPeersGreetingMax; }));
+  constexpr std::size_t kRush = 800;
+  const Rush seen = rush(kRush);
+  EXPECT_EQ(seen.most, kPeersGreetingMax + kPeersRefusedMax);
+  EXPECT_GE(seen.told, kPeersRefusedMax);
+  EXPECT_GT(seen.shut_out, 0U);
+  EXPECT_EQ(seen.told + seen.shut_out, kRush);
 }
 
 // Fails when every refusal has its lines: a disk would be full of them.

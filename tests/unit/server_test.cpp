@@ -153,6 +153,18 @@ TEST_F(ServerTest, ChallengesEveryPeerWithANonceOfItsOwn) {
   EXPECT_NE(first->nonce, second->nonce);
 }
 
+TEST_F(ServerTest, TakesTheHighestVersionThatBothSpeak) {
+  serve();
+  RawClient& peer = stranger();
+  peer.say(Type::hello, 0, wire::Hello{.version_min = 1, .version_max = 65535, .name = "newer"});
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::challenge, 0) == 1; }));
+  const auto challenge = wire::decode_challenge(*peer.find(Type::challenge, 0));
+  ASSERT_TRUE(challenge) << challenge.error().message();
+  EXPECT_EQ(challenge->version, 1U);
+  peer.auth();
+  EXPECT_TRUE(runs_until([&] { return peer.count(Type::welcome, 0) == 1; }));
+}
+
 TEST_F(ServerTest, RefusesAnotherVersion) {
   serve();
   RawClient& peer = stranger();

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <sstream>
 
 #include "support/server_world.h"
 #include "support/tokens.h"
@@ -73,6 +74,53 @@ class ServerTrustTest : public ServerWorldTest {
     }
   }
 
+  // STAT's lines about tenants and namespaces, as the peer hears them: their names.
+  std::set<std::string> named_in_stat(RawClient& peer) {
+    const std::uint64_t request = ++last_stat_;
+    peer.say(Type::stat, request);
+    EXPECT_TRUE(runs_until([&] { return peer.count(Type::stat_reply, request) == 1; }));
+    std::istringstream text{std::string(as_text_of(*peer.find(Type::stat_reply, request)))};
+    std::set<std::string> names;
+    for (std::string line; std::getline(text, line);) {
+      const std::string name = line.substr(0, line.find(' '));
+      for (const char* what : {"namespace_", "usage_", "copies_"}) {
+        if (name.starts_with(what) && name != "copies_blocks" && name != "copies_waiting") {
+          names.insert(name);
+        }
+      }
+    }
+    return names;
+  }
+  // Tenants 1, 5 and 6 have used the same two namespaces: 0 and 9, each in its hexadecimal digits.
+  void use_two_namespaces() {
+    RawClient& five = come({});
+    RawClient& six = come(of_six());
+    EXPECT_EQ(put(five, 1, 0, bytes_of(100, 1)).code, Code::ok);
+    EXPECT_EQ(put(six, 1, 0, bytes_of(100, 1)).code, Code::ok);
+    for (const TenantId tenant : {1, 5, 6}) {
+      for (const NamespaceId& id : {NamespaceId{}, trust_id(9)}) {
+        store_->usage.spaces.push_back({.tenant = tenant, .id = id, .bytes = 7});
+        store_->space_copies.push_back({.tenant = tenant, .id = id, .counts = {.blocks = 1}});
+      }
+      store_->usage.tenants.push_back({.tenant = tenant, .bytes = 9});
+    }
+  }
+  // The names of a tenant's lines; it has put blocks into namespace 0 alone.
+  static std::set<std::string> lines_of(TenantId tenant) {
+    const std::string number = std::to_string(tenant);
+    const std::string zero = "_" + number + "_" + std::string(32, '0');
+    std::set<std::string> names = {"usage_" + number, "usage" + zero, "copies" + zero};
+    if (tenant != kDefaultTenant) names.insert("namespace" + zero);
+    names.merge(lines_of_nine(tenant));
+    return names;
+  }
+  static std::set<std::string> lines_of_nine(TenantId tenant) {
+    std::string nine = "_" + std::to_string(tenant) + "_";
+    for (int i = 0; i < 16; ++i) nine += "09";
+    return {"usage" + nine, "copies" + nine};
+  }
+
+  std::uint64_t last_stat_ = 1000;
   std::uint64_t wall_s_ = 1'000'100;
   std::uint32_t epoch_ = 1;
 };
@@ -190,6 +238,88 @@ TEST_F(ServerTrustTest, AnotherNamespaceThanTheTokensIsRefused) {
   }
   ask_get(inside, 2, 0, 0, 100);
   EXPECT_EQ(wait_get_block(inside, 2).code, Code::ok);
+}
+
+TEST_F(ServerTrustTest, AListTakesTheRightToReadAndEveryNamespace) {
+  serve_trusting();
+  trust_both();
+  store_->listing.blocks.push_back({.key = key_of(0), .incarnation = 1, .length = 1});
+  std::uint64_t request = 0;
+  NamespaceId body{};
+  body[8] = std::byte{1};  // whose bytes are those with which the LIST below begins
+  for (const TestToken& token : {TestToken{.rights = kRightWrite}, TestToken{.rights = kRightDrop},
+                                 TestToken{.rights = kRightWrite | kRightDrop},
+                                 TestToken{.spaces = {body, NamespaceId{}}}}) {
+    RawClient& peer = come(token);
+    peer.say(Type::list, ++request, wire::List{.count = 1});
+    EXPECT_EQ(refusal_of(peer, request), Code::denied) << request;
+  }
+  EXPECT_TRUE(store_->wishes.empty()) << "the store was not asked";
+  RawClient& reader = come({.rights = kRightRead});
+  reader.say(Type::list, 1, wire::List{.count = 1});
+  EXPECT_TRUE(runs_until([&] { return reader.count(Type::list_reply, 1) == 1; }));
+  ASSERT_EQ(store_->wishes.size(), 1U);
+  EXPECT_EQ(store_->wishes[0].tenant, 5U);
+}
+
+TEST_F(ServerTrustTest, AMarkTakesTheRightToWriteAndTheNamespace) {
+  serve_trusting();
+  trust_both();
+  RawClient& owner = come({});
+  const wire::PutDone done = put(owner, 1, 0, bytes_of(100, 1));
+  ASSERT_EQ(done.code, Code::ok);
+  const Body key = key_of(0), absent = key_of(1);
+  const auto mark = [&](RawClient& peer, std::uint64_t request, const Body& name) {
+    peer.say(Type::mark, request,
+             wire::Mark{.space = {}, .mark = 7, .incarnation = done.incarnation, .key = name});
+  };
+  const auto code_of = [&](RawClient& peer, std::uint64_t request) {
+    EXPECT_TRUE(runs_until([&] { return peer.count(Type::mark_reply, request) == 1; }));
+    return wire::decode_mark_reply(*peer.find(Type::mark_reply, request))->code;
+  };
+  for (const TestToken& token : {TestToken{.rights = kRightRead}, TestToken{.rights = kRightDrop},
+                                 TestToken{.spaces = {trust_id(9)}}}) {
+    RawClient& peer = come(token);
+    mark(peer, 1, key);
+    mark(peer, 2, absent);  // one answer
+    EXPECT_EQ(refusal_of(peer, 1), Code::denied);
+    EXPECT_EQ(refusal_of(peer, 2), Code::denied);
+  }
+  const BlockId block{.tenant = 5, .space = {}, .key = key};
+  RawClient& six = come(of_six());
+  mark(six, 1, key);
+  EXPECT_EQ(code_of(six, 1), Code::not_found) << "another tenant's";
+  EXPECT_EQ(store_->match(block, 0).mark, 0);
+  RawClient& writer = come({.rights = kRightWrite, .spaces = {NamespaceId{}}});
+  mark(writer, 1, key);
+  mark(writer, 2, absent);
+  EXPECT_EQ(code_of(writer, 1), Code::ok);
+  EXPECT_EQ(code_of(writer, 2), Code::not_found);
+  EXPECT_EQ(store_->match(block, 0).mark, 7);
+}
+
+TEST_F(ServerTrustTest, StatTellsATenantOfItsOwnNamespacesOnly) {
+  serve_trusting(Anonymous::yes);
+  trust({{0, {.keys = {{TestKey(0x10), 0}}}},
+         {5, {.keys = {{TestKey(0x11), 0}}}},
+         {6, {.keys = {{TestKey(0x12), 0}}}}});
+  use_two_namespaces();
+  EXPECT_EQ(named_in_stat(come({})), lines_of(5));
+  EXPECT_EQ(named_in_stat(come(of_six())), lines_of(6));
+  EXPECT_EQ(named_in_stat(come({.spaces = {trust_id(9)}})), lines_of_nine(5));
+  EXPECT_TRUE(named_in_stat(come({.spaces = {trust_id(8)}})).empty());
+  EXPECT_EQ(named_in_stat(client()), lines_of(kDefaultTenant)) << "who has no token";
+  std::set<std::string> everything = {"namespace_other"};
+  for (const TenantId tenant : {1, 5, 6}) everything.merge(lines_of(tenant));
+  EXPECT_EQ(named_in_stat(come({.tenant = kAgentTenant, .key = TestKey(0x10)})), everything);
+}
+
+TEST_F(ServerTrustTest, StatTellsAllWhereNoTenantHasAKey) {
+  serve_trusting(Anonymous::until_tenants);
+  trust({{0, {.keys = {{TestKey(0x11), 0}}}}});  // the agent's own
+  RawClient& nobody = client();
+  store_->usage.tenants.push_back({.tenant = 7, .bytes = 9});
+  EXPECT_EQ(named_in_stat(nobody), (std::set<std::string>{"namespace_other", "usage_7"}));
 }
 
 TEST_F(ServerTrustTest, WhenTheTokensTimeIsOverSoIsTheConnection) {

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <optional>
@@ -81,6 +82,27 @@ struct TcpPair : Tcp {
   std::unique_ptr<Stream> near;
   std::unique_ptr<Stream> far;
 };
+
+// The descriptors of this process that are connected TCP sockets.
+std::vector<int> connected_sockets() {
+  std::vector<int> found;
+  rlimit limit{};
+  EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  for (int fd = 0; fd < static_cast<int>(std::min<rlim_t>(limit.rlim_cur, 4096)); ++fd) {
+    sockaddr_storage peer{};
+    socklen_t bytes = sizeof peer;
+    if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &bytes) != 0) continue;
+    if (peer.ss_family == AF_INET || peer.ss_family == AF_INET6) found.push_back(fd);
+  }
+  return found;
+}
+
+int option_of(int fd, int level, int name) {
+  int value = -1;
+  socklen_t bytes = sizeof value;
+  EXPECT_EQ(::getsockopt(fd, level, name, &value, &bytes), 0);
+  return value;
+}
 
 bool has_ipv6() {
   const int fd = ::socket(AF_INET6, SOCK_STREAM, 0);
@@ -205,6 +227,23 @@ TEST(TcpNetwork, ANetworkThatIsDestroyedForgetsItsAttempts) {
 }
 
 // ---- streams
+
+// A peer whose machine is gone says nothing; only the kernel can notice.
+TEST(TcpStream, BothEndsNoticeAPeerThatIsGoneWithoutAWord) {
+  const std::vector<int> before = connected_sockets();
+  const TcpPair pair;
+  std::vector<int> ours = connected_sockets();
+  std::erase_if(ours, [&](int fd) { return std::ranges::find(before, fd) != before.end(); });
+  ASSERT_EQ(ours.size(), 2U) << "the one that asked and the one that was accepted";
+  for (const int fd : ours) {
+    EXPECT_NE(option_of(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
+    EXPECT_EQ(option_of(fd, IPPROTO_TCP, TCP_KEEPIDLE), 10);
+    EXPECT_EQ(option_of(fd, IPPROTO_TCP, TCP_KEEPINTVL), 5);
+    EXPECT_EQ(option_of(fd, IPPROTO_TCP, TCP_KEEPCNT), 3);
+    EXPECT_EQ(option_of(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), static_cast<int>(kPeerStallMs));
+    EXPECT_NE(option_of(fd, IPPROTO_TCP, TCP_NODELAY), 0);
+  }
+}
 
 TEST(TcpStream, IsReadyWhenThereIsSomething) {
   TcpPair pair;

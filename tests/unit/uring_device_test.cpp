@@ -5,11 +5,13 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -320,6 +322,48 @@ TEST_F(UringDeviceTest, AFileThatGotShorterIsAShortRead) {
   EXPECT_NE(got.error().text.find("only 4096 bytes"), std::string::npos) << got.error().text;
   EXPECT_TRUE(read(**device, 0, {{memory.at(), memory.size()}}))
       << "the other half is as good as before";
+}
+
+// No file of this process grows beyond so many bytes, and nobody is killed for trying.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : signal_(::signal(SIGXFSZ, SIG_IGN)) {
+    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before_), 0);
+    const rlimit tight{bytes, before_.rlim_max};
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
+  }
+  ~FileSizeLimit() {
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &before_), 0);
+    ::signal(SIGXFSZ, signal_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  sighandler_t signal_;
+  rlimit before_{};
+};
+
+TEST_F(UringDeviceTest, AWriteThatComesUpShortIsAnError) {
+  auto device = open(kMiB);
+  ASSERT_TRUE(device) << device.error().message();
+  Pages memory(kMiB / 2);
+  ASSERT_TRUE(write(**device, 0, {{memory.at(), memory.size()}})) << "the file is made";
+  Result<void> across = fail(Code::internal, "not tried");
+  Result<void> beyond = fail(Code::internal, "not tried");
+  {
+    const FileSizeLimit limit(kMiB / 2 + kPageBytes);
+    across = write(**device, kMiB / 2, {{memory.at(), memory.size()}});
+    beyond = write(**device, kMiB / 2 + kPageBytes, {{memory.at(), kPageBytes}});
+  }
+  ASSERT_FALSE(across);
+  EXPECT_EQ(across.error().code, Code::device_error);
+  EXPECT_NE(across.error().text.find("came up short: only 4096 bytes"), std::string::npos)
+      << across.error().text;
+  ASSERT_FALSE(beyond);
+  EXPECT_EQ(beyond.error().code, Code::device_error);
+  EXPECT_NE(beyond.error().text.find("File too large"), std::string::npos) << beyond.error().text;
+  EXPECT_TRUE(write(**device, kMiB / 2, {{memory.at(), memory.size()}})) << "and it goes on";
 }
 
 TEST_F(UringDeviceTest, TheKernelsWordIsInTheFailure) {
