@@ -135,6 +135,30 @@ def test_a_memkvd_that_dies_is_started_again(machine: Machine, plane: Served) ->
         assert get(agent.address) == "ok"
 
 
+def test_a_memkvd_that_hangs_is_silent_and_returns(machine: Machine, tmp_path: Path) -> None:
+    """Its agent is well meanwhile, hears within a second that STAT is not answered, and says
+    nothing for it until the control plane's deadline is over."""
+    times = (*FAST, "--deadline-ms", "2500")
+    with (
+        control(tmp_path / "state", *times) as plane,
+        machine.agent(plane.address) as agent,
+        operator(plane.address) as we,
+    ):
+        we.wait_event("node_joined")
+        we.wait_node(lambda node: node.state == SERVING)
+        os.kill(agent.said["pid"], signal.SIGSTOP)
+        try:
+            said(agent, "does not answer STAT")
+            we.wait_event("node_silent")
+            we.wait_node(lambda node: node.state == map_pb2.NODE_STATE_SILENT)
+        finally:
+            os.kill(agent.said["pid"], signal.SIGCONT)
+        we.wait_event("node_returned")
+        node = we.wait_node(lambda node: node.state == SERVING)
+        assert node.stats["boot"] == 1, "it was not started anew"
+        assert put(agent.address) == "ok"
+
+
 def test_memkvd_holds_the_map_and_keeps_it_for_a_broken_one(
     machine: Machine, plane: Served
 ) -> None:
