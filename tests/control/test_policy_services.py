@@ -156,8 +156,10 @@ def test_tenants_have_namespaces_of_their_own(tmp_path: Path) -> None:
         ("List", {"tenant": "x"}, NO_TENANT),
         ("Update", {"name": "x"}, NO_SPACE),
         ("Update", {"name": "there", "key_dialect": "cmx"}, NO_SPACE),
+        ("Update", {"name": "there", "key_dialect": "x"}, INVALID),
         ("Update", {"name": "there", "rules": {"copies": 7}}, INVALID),
         ("Drop", {"name": "x"}, NO_SPACE),
+        ("Drop", {"name": "there", "key_dialect": "x"}, INVALID),
         ("Drop", {"name": "there", "drop_generation": 1}, NO_GENERATION),
     ],
 )

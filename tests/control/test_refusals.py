@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import importlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from memkv_nixl.control import _calls, _limits, _state, _watch_limit
+from memkv_nixl.control import _calls, _limits, _server, _state, _watch_limit
 from memkv_nixl.proto.memkv.v1 import admin_pb2 as admin
 from memkv_nixl.proto.memkv.v1 import namespaces_pb2 as spaces
 from memkv_nixl.proto.memkv.v1 import placement_pb2 as nodes
@@ -34,10 +34,16 @@ def tell(folder: Path, story: Story) -> None:
 # ---- every call that changes something, on a disk that takes nothing
 
 
-async def _rotate(plane: Plane) -> Any:
-    listed = (await plane.tenants.ListTenants(tenants.ListTenantsRequest())).tenants
-    (key,) = (tenant.keys[0] for tenant in listed if tenant.name == "team")
-    return await plane.tenants.RotateKey(tenants.RotateKeyRequest(tenant="team", from_key=key))
+def _rotate(plane: Plane) -> Any:
+    (key,) = plane.server.keeper.published.cluster.tenants["team"].keys[-1:]
+    return plane.tenants.RotateKey(tenants.RotateKeyRequest(tenant="team", from_key=key.id))
+
+
+async def furnish(plane: Plane) -> None:
+    """What the calls below are about."""
+    await plane.join(A)
+    await plane.namespaces.CreateNamespace(spaces.CreateNamespaceRequest(name="there"))
+    await plane.tenants.CreateTenant(tenants.CreateTenantRequest(name="team"))
 
 
 CHANGES: dict[str, Callable[[Plane], Awaitable[Any]]] = {
@@ -73,9 +79,7 @@ def test_a_change_that_cannot_be_written_is_refused_and_can_be_sent_again(
     tmp_path: Path, name: str
 ) -> None:
     async def story(plane: Plane) -> None:
-        await plane.join(A)
-        await plane.namespaces.CreateNamespace(spaces.CreateNamespaceRequest(name="there"))
-        await plane.tenants.CreateTenant(tenants.CreateTenantRequest(name="team"))
+        await furnish(plane)
         before = await plane.epoch()
         blocked = [tmp_path / "state" / f"control-{copy}.new" for copy in "ab"]
         for path in blocked:
@@ -90,13 +94,45 @@ def test_a_change_that_cannot_be_written_is_refused_and_can_be_sent_again(
     tell(tmp_path, story)
 
 
-def test_every_call_that_changes_something_is_tried(repo: Path) -> None:
-    page = (repo / "docs/formats/control.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(?:Placement|Namespaces|Tenants)` \|[^|]*\|([^|]*)\|", page, re.M)
-    calls = set(re.findall(r"\b[A-Z][a-z]+[A-Z]\w+|\bLocate\b|\bRevoke\b", " ".join(rows)))
-    readers = set(READERS) - {"Status", "WatchEvents"}  # those are Admin's
-    unwritten = {"IssueToken"}  # a token is signed, not kept
-    assert calls - readers - unwritten == set(CHANGES)
+# A token is signed, not kept.
+SIGNERS: dict[str, Callable[[Plane], Awaitable[Any]]] = {
+    "IssueToken": lambda plane: plane.tenants.IssueToken(
+        tenants.IssueTokenRequest(
+            tenant="team", holder_key=b"h" * 32, rights=[tenants.RIGHT_READ], lifetime_s=60
+        )
+    ),
+}
+ANSWERED = {name: call for name, call in (CHANGES | SIGNERS).items() if name != "RegisterNode"}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_a_change_for_which_there_is_no_time_is_refused_and_can_be_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async def story(plane: Plane) -> None:
+        await furnish(plane)
+        before = await plane.epoch()
+        with monkeypatch.context() as patched:
+            patched.setattr(_calls, "CALL_DEADLINE_S", 0)
+            answer = await refused(ANSWERED[name](plane))
+        assert answer == ("DEADLINE_EXCEEDED", "TOO_SLOW")
+        assert await plane.epoch() == before
+        await ANSWERED[name](plane)
+        assert await plane.epoch() == before + (name in CHANGES)
+
+    tell(tmp_path, story)
+
+
+def test_every_call_is_tried(repo: Path) -> None:
+    calls = [
+        method.name
+        for path in (repo / "memkv_nixl/proto/memkv/v1").glob("*_pb2.py")
+        for service in importlib.import_module(
+            f"memkv_nixl.proto.memkv.v1.{path.stem}"
+        ).DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+    assert sorted(calls) == sorted([*CHANGES, *SIGNERS, *READERS])
 
 
 # ---- every call that only reads
@@ -135,6 +171,44 @@ def test_a_reader_is_refused_when_there_is_no_time_or_no_room(
 
 
 # ---- one by one
+
+
+def test_there_is_a_last_call_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_server, "CALLS_AT_ONCE_MAX", 4)
+
+    async def status_of_one_more(plane: Plane) -> grpc.StatusCode:
+        try:
+            await plane.placement.GetMap(nodes.GetMapRequest())
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    async def story(plane: Plane) -> None:
+        watches = [plane.placement.WatchMap(nodes.WatchMapRequest()) for _ in range(3)]
+        for watch in watches:
+            await watch.read()
+        assert await status_of_one_more(plane) is grpc.StatusCode.OK
+        watches.append(plane.placement.WatchMap(nodes.WatchMapRequest()))
+        # The server counts a call until a moment after its answer.
+        while (first := await _first_read(watches[-1])) is None:
+            watches[-1] = plane.placement.WatchMap(nodes.WatchMapRequest())
+        assert first.map.epoch
+        assert await status_of_one_more(plane) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        watches.pop().cancel()
+        while await status_of_one_more(plane) is not grpc.StatusCode.OK:
+            pass  # until it is heard there; the story has a deadline
+
+    tell(tmp_path, story)
+
+
+async def _first_read(watch: Any) -> Any:
+    """None when there is no room for it."""
+    try:
+        return await watch.read()
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        return None
 
 
 @pytest.mark.parametrize(
