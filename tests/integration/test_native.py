@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +148,29 @@ def test_a_request_may_be_dropped_while_it_runs(client: Client) -> None:
         del request  # cancels, and waits until nobody reads `data`
     gc.collect()
     assert codes(client.put(SPACE, [b"after"], [b"fine"])) == ["ok"]
+
+
+def test_others_run_while_one_waits(tmp_path: Path) -> None:
+    """The wait has let go of the interpreter: another thread cancels what is waited for."""
+    frozen = Node(tmp_path / "frozen.dat").start()
+    client = Client([frozen.address], timeout_ms=WAIT_MS)
+    interval = sys.getswitchinterval()
+    try:
+        assert codes(client.put(SPACE, [b"k"], [b"x"])) == ["ok"]
+        assert frozen.process is not None
+        frozen.process.send_signal(signal.SIGSTOP)
+        request = client.get(SPACE, [b"k"], [bytearray(1)])
+        waits = threading.Event()
+        other = threading.Thread(target=lambda: (waits.wait(), request.cancel()))
+        other.start()
+        sys.setswitchinterval(10 * WAIT_MS)  # nobody is made to let go: this thread does, in wait()
+        waits.set()
+        assert codes(request) == ["cancelled"], "it ended before its timeout"
+    finally:
+        sys.setswitchinterval(interval)
+        frozen.kill()
+    other.join()
+    client.close()
 
 
 def test_many_threads_share_a_client(client: Client) -> None:
