@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,63 @@ def test_json_of_every_command(pool: str, tmp_path: Path) -> None:
     status = json.loads(memkv("status", "--json", "--nodes", pool).stdout)
     assert [row["reachable"] for row in status["nodes"]] == [True, True]
     assert sum(row["stats"]["puts"] for row in status["nodes"]) >= 1
+
+
+def told(*args: str) -> tuple[int, list[str]]:
+    """The exit code, and the lines for a person."""
+    ran = memkv(*args)
+    return ran.returncode, ran.stdout.decode().splitlines()
+
+
+def test_what_a_person_reads_of_blocks(pool: str, tmp_path: Path) -> None:
+    data = random_file(tmp_path / "in", 5000)
+    at, out = ("--nodes", pool), str(tmp_path / "out")
+    code, (line,) = told("put", *at, "told", str(tmp_path / "in"))
+    assert code == 0
+    assert re.fullmatch(r"told: 4\.9 KiB, put in \d+\.\d ms", line), line
+    assert told("put", *at, "told", str(tmp_path / "in")) == (
+        0,
+        ["told: 4.9 KiB, is there already"],
+    )
+    code, (line,) = told("get", *at, "told", out)
+    assert code == 0
+    assert re.fullmatch(r"told: 4\.9 KiB in \d+\.\d ms", line), line
+    assert Path(out).read_bytes() == data
+    assert told("match", *at, "told", "not-put") == (
+        3,
+        ["KEY      WHERE   SIZE", "told     dram    4.9 KiB", "not-put  absent  -"],
+    )
+    assert told("drop", *at, "told", "not-put") == (3, ["told: ok", "not-put: not_found"])
+
+
+def test_what_a_person_reads_of_nodes(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node.dat").start()
+    dead = "127.0.0.1:1"
+    try:
+        fresh = told("status", "--nodes", node.address)
+        assert memkv("put", "--nodes", node.address, "k", "-", stdin=b"x" * 4096).returncode == 0
+        assert memkv("get", "--nodes", node.address, "k", "-").returncode == 0
+        code, lines = told("status", "--nodes", f"{node.address},{dead}", "--timeout-ms", "2000")
+    finally:
+        node.stop()
+    head, here, gone, why = lines
+    heads = ["NODE", "STATE", "BLOCKS", "FLASH", "DRAM", "HITS"]
+    assert code == 1
+    assert cells(head) == heads
+    serving = [node.address, "serving", "1", "4.0 KiB of 1.0 GiB", "256.0 MiB"]
+    assert cells(here) == [*serving, "100.0% of 1"]
+    assert cells(gone) == [dead, "unreachable", "-", "-", "-", "-"]
+    assert why.startswith(f"{dead}: ")
+    assert "refused" in why
+    assert fresh[0] == 0
+    assert list(map(cells, fresh[1])) == [
+        heads,
+        [node.address, "serving", "0", "0 B of 1.0 GiB", "256.0 MiB", "no gets yet"],
+    ]
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r"  +", line)
 
 
 def test_a_missing_block_is_exit_code_3(pool: str, tmp_path: Path) -> None:
