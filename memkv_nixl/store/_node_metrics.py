@@ -71,7 +71,7 @@ _SAMPLES: tuple[tuple[str, Metric, tuple[str, ...], float], ...] = (
     ("peers_stalled", _PEERS, ("stalled",), 1),
     ("peers_broke_protocol", _PEERS, ("broke_protocol",), 1),
     *((f"requests_{kind}", _REQUESTS, (kind,), 1) for kind in
-      ("match", "put", "get", "drop", "stat", "map")),
+      ("match", "put", "get", "drop", "stat", "map", "list", "mark")),
     ("match_keys", _KEYS, ("match",), 1),
     ("put_blocks", _KEYS, ("put",), 1),
     ("get_blocks", _KEYS, ("get",), 1),
@@ -81,6 +81,8 @@ _SAMPLES: tuple[tuple[str, Metric, tuple[str, ...], float], ...] = (
         "Keys of MATCH that are not here, between two that are; the most there can be"), (), 1),
     ("cancels", _counter("cancels", "Requests and blocks that clients gave up"), (), 1),
     ("reports", _counter("reports", "Readers that found bytes wrong"), (), 1),
+    ("reports_ignored", _counter("reports_ignored",
+        "Reports of peers that sent more than 64 a second"), (), 1),
     *((f"refused_{code}", _REFUSED, (code,), 1) for code in
       ("busy", "too_large", "unsupported", "denied", "timeout", "shutdown", "protocol")),
     ("bytes_in", _NETWORK, ("in",), 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from memkv_nixl._metrics_http import (
     MetricsServer,
     listen,
 )
+from memkv_nixl.store._node_metrics import node_page
 from memkv_nixl.store._wear import Wear, parse_smart, read_wear
 from tests.integration.scraping import get, parsed, scrape
 
@@ -52,6 +54,20 @@ def test_golden() -> None:
     read = parsed(text)
     assert read.value("a_total", x='q"u\\o', y="new\nline") == 3
     assert read.metrics["a_total"][2] == odd.help
+
+
+def test_a_nodes_page_has_every_number_of_stat(repo: Path) -> None:
+    text = (repo / "docs/reference/stat.md").read_text(encoding="utf-8")
+    lines = {"histogram": "sum=1 16=1", "counters": "hits=1", "text": "words"}
+    said = {
+        name: lines.get(unit.strip(), 7)
+        for name, unit in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.MULTILINE)
+    }
+    nothing = node_page({})
+    absent = {name for name, value in said.items() if node_page({name: value}) == nothing}
+    # An identity, a size that never changes, and sums of what is there.
+    assert absent == {"node", "segment_bytes", "puts", "gets"}
+    assert len(said) > 90
 
 
 def test_a_label_that_is_missing_is_a_bug() -> None:
