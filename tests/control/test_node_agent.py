@@ -14,6 +14,7 @@ from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._placement import node_id_of
+from memkv_nixl.bench._control import NUMBERS
 from memkv_nixl.cli import EXIT_DISMISSED
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._node_agent import Pauses
@@ -72,6 +73,7 @@ def test_it_registers_and_beats_with_what_memkvd_counts(machine: Machine, plane:
         assert (node.weight, node.failure_domain, node.state) == (7, "rack 1", SERVING)
         assert node.software.startswith("memkvd ")
         assert node.stats["weight"] == 7
+        assert NUMBERS * 0.9 < len(node.stats) <= NUMBERS, "what the control plane's cost goes by"
         we.wait_node(lambda node: node.epoch > 1)
         log = agent.end()
         assert "stopped" in (machine.folder / "agent" / "memkvd.log").read_text("utf-8")
