@@ -22,7 +22,7 @@ from typing import Any
 
 from memkv_nixl.bench._driver import BenchError
 
-_NUMBERS = {f"number_{i}": i * 1_000_003 for i in range(75)}  # as many as STAT has
+NUMBERS = 105  # of a node without rules: STAT's, and its agent's
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -43,31 +43,48 @@ def add_command(benches: Any) -> None:
     control.add_argument("--nodes", type=int, default=200, metavar="N", help="(200)")
     control.add_argument("--interval", type=float, default=1.0, metavar="S", help="(1)")
     control.add_argument("--seconds", type=float, default=20.0, metavar="S", help="(20)")
+    control.add_argument(
+        "--numbers",
+        type=int,
+        default=NUMBERS,
+        metavar="N",
+        help=f"in a heartbeat; more where there are rules ({NUMBERS})",
+    )
     control.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    cost = measure(args.nodes, args.interval, args.seconds)
+    cost = measure(args.nodes, args.interval, args.seconds, args.numbers)
     print(
-        f"{cost.nodes} nodes, a heartbeat every {args.interval:g} s: all hold one map "
-        f"{cost.join_s:.2f} s after the first came; {cost.beats_per_s:.0f} heartbeats a second "
-        f"cost {cost.cores:.3f} cores and {cost.resident_bytes / 2**20:.0f} MiB"
+        f"{cost.nodes} nodes, a heartbeat of {args.numbers} numbers every {args.interval:g} s: all "
+        f"hold one map {cost.join_s:.2f} s after the first came; {cost.beats_per_s:.0f} heartbeats "
+        f"a second cost {cost.cores:.3f} cores and {cost.resident_bytes / 2**20:.0f} MiB"
     )
     return 0
 
 
-def measure(nodes: int, interval_s: float, seconds: float) -> Cost:
-    """Runs a control plane and its nodes for so long."""
+def measure(nodes: int, interval_s: float, seconds: float, numbers: int = NUMBERS) -> Cost:
+    """Runs a control plane and its nodes for so long; each heartbeat has so many numbers."""
     with _control() as (pid, address):
-        return asyncio.run(_measure(pid, address, nodes, interval_s, seconds))
+        stats = _stats(numbers)
+        return asyncio.run(_measure(pid, address, nodes, interval_s, seconds, stats))
 
 
-async def _measure(pid: int, address: str, nodes: int, interval_s: float, seconds: float) -> Cost:
+def _stats(numbers: int) -> dict[str, int]:
+    """What a heartbeat carries: names as long as STAT's, then those of namespaces with rules."""
+    names = [f"number_of_stat_{i}" for i in range(min(numbers, NUMBERS))]
+    names += [f"usage_1_{i:032x}" for i in range(numbers - len(names))]
+    return {name: i * 1_000_003 for i, name in enumerate(names)}
+
+
+async def _measure(
+    pid: int, address: str, nodes: int, interval_s: float, seconds: float, stats: dict[str, int]
+) -> Cost:
     import grpc
 
     async with grpc.aio.insecure_channel(address) as channel:
         began = time.perf_counter()
-        agents = [_Agent(channel, index) for index in range(nodes)]
+        agents = [_Agent(channel, index, stats) for index in range(nodes)]
         await asyncio.gather(*(agent.join() for agent in agents))
         await asyncio.gather(*(agent.wait_for(nodes) for agent in agents))
         joined = time.perf_counter()
@@ -88,12 +105,12 @@ async def _measure(pid: int, address: str, nodes: int, interval_s: float, second
 
 
 class _Agent:
-    def __init__(self, channel: Any, index: int) -> None:
+    def __init__(self, channel: Any, index: int, stats: dict[str, int]) -> None:
         from memkv_nixl.proto.memkv.v1 import placement_pb2, placement_pb2_grpc
 
         self._pb = placement_pb2
         self._stream: Any = placement_pb2_grpc.PlacementStub(channel).RegisterNode()
-        self._index = index
+        self._index, self._stats = index, stats
         self._map: Any = None
         self.answered = 0
 
@@ -118,7 +135,7 @@ class _Agent:
                 sequence=sequence,
                 history=self._map.history,
                 epoch=self._map.epoch,
-                stats=_NUMBERS,
+                stats=self._stats,
             )
             await self._stream.write(self._pb.RegisterNodeRequest(heartbeat=beat))
             await asyncio.sleep(interval_s)

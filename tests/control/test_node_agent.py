@@ -14,6 +14,7 @@ from memkv_nixl._errors import CODES
 from memkv_nixl._namespace import namespace_id
 from memkv_nixl._native import Client
 from memkv_nixl._placement import node_id_of
+from memkv_nixl.bench._control import NUMBERS
 from memkv_nixl.cli import EXIT_DISMISSED
 from memkv_nixl.proto.memkv.v1 import map_pb2
 from memkv_nixl.store._node_agent import Pauses
@@ -72,6 +73,7 @@ def test_it_registers_and_beats_with_what_memkvd_counts(machine: Machine, plane:
         assert (node.weight, node.failure_domain, node.state) == (7, "rack 1", SERVING)
         assert node.software.startswith("memkvd ")
         assert node.stats["weight"] == 7
+        assert NUMBERS * 0.9 < len(node.stats) <= NUMBERS, "what the control plane's cost goes by"
         we.wait_node(lambda node: node.epoch > 1)
         log = agent.end()
         assert "stopped" in (machine.folder / "agent" / "memkvd.log").read_text("utf-8")
@@ -145,6 +147,30 @@ def test_a_memkvd_that_hangs_is_silent_and_returns(machine: Machine, plane: Serv
         we.wait_node(lambda node: node.state == SERVING)
         os.kill(agent.said["pid"], signal.SIGSTOP)
         try:
+            we.wait_event("node_silent")
+            we.wait_node(lambda node: node.state == map_pb2.NODE_STATE_SILENT)
+        finally:
+            os.kill(agent.said["pid"], signal.SIGCONT)
+        we.wait_event("node_returned")
+        node = we.wait_node(lambda node: node.state == SERVING)
+        assert node.stats["boot"] == 1, "it was not started anew"
+        assert put(agent.address) == "ok"
+
+
+def test_a_memkvd_that_hangs_is_silent_and_returns(machine: Machine, tmp_path: Path) -> None:
+    """Its agent is well meanwhile, hears within a second that STAT is not answered, and says
+    nothing for it until the control plane's deadline is over."""
+    times = (*FAST, "--deadline-ms", "2500")
+    with (
+        control(tmp_path / "state", *times) as plane,
+        machine.agent(plane.address) as agent,
+        operator(plane.address) as we,
+    ):
+        we.wait_event("node_joined")
+        we.wait_node(lambda node: node.state == SERVING)
+        os.kill(agent.said["pid"], signal.SIGSTOP)
+        try:
+            said(agent, "does not answer STAT")
             we.wait_event("node_silent")
             we.wait_node(lambda node: node.state == map_pb2.NODE_STATE_SILENT)
         finally:
