@@ -76,6 +76,7 @@ void Puts::granted(std::uint64_t request, std::uint32_t index, Result<Grant> gra
   item.state = State::granted;
   item.was_granted = true;
   ++granted_;
+  bytes_held_ += item.what.length;
   progress_ns_ = session_.server.now_ns();
   item.granted_ns = progress_ns_;
   session_.send(wire::Type::grant, request, wire::Grant{.item = index});
@@ -133,6 +134,7 @@ Result<Landing> Puts::data(std::uint64_t request, const wire::Data& data, std::u
 void Puts::landed(std::uint64_t request, const wire::Data& data, std::uint32_t bytes) {
   if (Item* item = find(request, data.item, State::granted)) {
     item->arrived += bytes;
+    bytes_landed_ += bytes;
     progress_ns_ = session_.server.now_ns();
   }
 }
@@ -156,6 +158,7 @@ Result<void> Puts::commit(std::uint64_t request, const wire::Commit& commit) {
   const std::span<std::uint32_t> crcs(written.data(), count);
   wire::load_crcs(commit.crcs, crcs);
   --granted_;
+  bytes_held_ -= item->what.length;
   progress_ns_ = session_.server.now_ns();
   const auto committed = session_.server.store.commit_put(item->put, item->crcs->crcs(), crcs);
   if (committed) count_put(requests_.at(request), *item);
@@ -206,6 +209,7 @@ bool Puts::cancel_item(std::uint64_t request, std::uint32_t index) {
   if (item.state == State::granted) {
     item.state = State::recalled;
     --granted_;
+    bytes_held_ -= item.what.length;
     return true;
   }
   if (item.state == State::asked) {
@@ -263,6 +267,7 @@ void Puts::forget_all() {
   body_bytes_ = 0;
   bytes_granted_ = 0;
   granted_ = 0;
+  bytes_held_ = 0;
 }
 
 Puts::Item* Puts::find(std::uint64_t request, std::uint32_t item, State state) {

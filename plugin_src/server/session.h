@@ -22,7 +22,8 @@
 namespace memkv {
 
 struct ServerCounters {
-  std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_broke_protocol = 0;
+  std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_slow = 0,
+                peers_broke_protocol = 0;
   std::uint64_t requests_match = 0, requests_put = 0, requests_get = 0, requests_drop = 0,
                 requests_stat = 0, requests_map = 0, requests_list = 0, requests_mark = 0;
   std::uint64_t cancels = 0, reports = 0, reports_ignored = 0;
@@ -62,6 +63,8 @@ struct ServerContext {
   std::uint64_t get_delay_ns =
       0;  // from asking the store for a block to having it; a moving average
   bool stopping = false;
+  std::uint64_t arena_bytes = 0;  // of the store
+  bool short_of_memory = false;   // the store, at the last tick
   std::uint32_t epoch = kStaticEpoch;
   std::vector<std::byte> map;  // the body of MAP_REPLY; empty: this node alone
   std::uint32_t map_nodes = 1;
