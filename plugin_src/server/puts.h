@@ -91,6 +91,7 @@ class Puts {
   std::size_t items_ = 0;
   std::uint64_t body_bytes_ = 0;
   std::uint64_t bytes_granted_ = 0;  // asked for or granted
+  std::uint64_t bytes_asked_ = 0;    // of these, not granted yet
   std::size_t granted_ = 0;          // blocks whose bytes or COMMIT the peer owes
   std::uint64_t bytes_held_ = 0;     // of these
   std::uint64_t bytes_landed_ = 0;

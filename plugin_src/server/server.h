@@ -13,8 +13,9 @@
 // hold all of it, for one may have 128 MiB granted and 64 MiB pinned. While the store is short of
 // memory, therefore, a peer must move what it holds (pace.h). Where those that are too slow
 // together hold a kPacePart-th of the arena, one of them is dropped every kLookMs, who holds most
-// first, until nobody waits; its client begins anew. A slow peer is kept while nobody waits, and
-// while what the slow ones hold would help nobody.
+// first, until nobody waits; its client begins anew. And nobody's blocks wait for more than
+// kAskedBytesWhileShort of it at a time, so that others are not behind all that he wants. A slow
+// peer is kept while nobody waits, and while what the slow ones hold would help nobody.
 //
 // Thread: the mind.
 #pragma once

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/histogram.h"
+#include "base/limits.h"
 #include "base/log_pace.h"
 #include "engine/store.h"
 #include "server/server.h"
@@ -95,6 +96,14 @@ class Session {
   // False while the peer does not read its replies (every part's resume() comes when it does), and
   // when it is being dropped.
   [[nodiscard]] virtual bool may_begin() = 0;
+
+  // May one more block of `bytes` be asked for at the store, where the peer waits for `asked`
+  // already? The store serves first come first served, so where it is short of memory nobody may
+  // come first with all that he wants. False only while the answer to a block comes, after which
+  // it is worth asking again.
+  [[nodiscard]] bool may_ask(std::uint64_t asked, std::uint64_t bytes) const {
+    return asked == 0 || asked + bytes <= kAskedBytesWhileShort || !server.store.short_of_memory();
+  }
 
   template <typename Body>
   void send(wire::Type type, std::uint64_t request, const Body& body) {

@@ -98,8 +98,10 @@ class ServerFairnessTest : public ::testing::Test {
            health[0].failures == 0;
   }
 
-  // One that writes a little now and then, and is welcome.
-  RawClient& writer(std::size_t number, std::size_t blocks, std::uint32_t bytes) {
+  // One that writes a little now and then, and is welcome. Unless `is_granted` it need not have
+  // heard of any memory yet.
+  RawClient& writer(std::size_t number, std::size_t blocks, std::uint32_t bytes,
+                    bool is_granted = true) {
     raw_.push_back(
         std::make_unique<RawClient>(people_->network(), people_->executor(), node_->address()));
     RawClient& peer = *raw_.back();
@@ -115,14 +117,17 @@ class ServerFairnessTest : public ::testing::Test {
       EXPECT_TRUE(put.add({.length = bytes, .traits = {}, .key = key_bytes(key)}));
     }
     peer.say_body(Type::put, 1, put.body());
-    EXPECT_TRUE(runs_until([&] { return peer.count(Type::grant, 1) >= 1; }));
+    EXPECT_TRUE(runs_until([&] { return !is_granted || peer.count(Type::grant, 1) >= 1; }));
     trickle(peer, 0);
     return peer;
   }
   void trickle(RawClient& peer, std::uint32_t offset) {
     if (over_ || peer.closed) return;
-    peer.send_bytes(1, 0, offset, Body(kTrickleBytes));
-    world_->after(kTrickleNs, [this, &peer, offset] { trickle(peer, offset + kTrickleBytes); });
+    if (peer.count(Type::grant, 1) > 0) {
+      peer.send_bytes(1, 0, offset, Body(kTrickleBytes));
+      offset += kTrickleBytes;
+    }
+    world_->after(kTrickleNs, [this, &peer, offset] { trickle(peer, offset); });
   }
   // One that reads a little now and then of the blocks [first, first + kReads).
   RawStream& reader(std::size_t first) {
@@ -190,6 +195,20 @@ TEST_F(ServerFairnessTest, WritersThatTrickleDoNotShutOutTheOthers) {
   EXPECT_FALSE(two.closed) << "nobody waits any more";
   EXPECT_FALSE(modest.closed);
   EXPECT_EQ(node_->stat("peers_slow"), 1U);
+}
+
+// All of them together ask for five times what puts may have, before the fast one asks.
+TEST_F(ServerFairnessTest, WhoAsksForMuchDoesNotKeepTheOthersBehindIt) {
+  start(256 * kMiB);
+  Client& fast = client();
+  const Bytes block = pattern(1'500'000, 1);
+  ASSERT_EQ(put(fast, "early", block), Code::ok);
+  for (std::size_t i = 0; i < 8; ++i) writer(i, kWrites, kWriteBytes, i < 2);
+  ASSERT_TRUE(runs_until([&] { return node_->stat("requests_put") == 9; }));
+  const std::uint64_t began = now_ms();
+  EXPECT_EQ(put(fast, "late", block), Code::ok);
+  EXPECT_LE(now_ms() - began, 4000U);
+  EXPECT_TRUE(trusts(fast));
 }
 
 TEST_F(ServerFairnessTest, ReadersThatTrickleDoNotShutOutTheOthers) {

@@ -83,6 +83,32 @@ TEST_F(ServerLimitsTest, PinnedBytesAreBounded) {
   EXPECT_TRUE(at_rest());
 }
 
+TEST_F(ServerLimitsTest, NobodyStandsInLineForMuchMemory) {
+  serve();
+  RawClient& peer = client();
+  store_->is_short = store_->hold_gets = store_->hold_grants = true;
+  constexpr std::size_t kBlocks = 20;
+  const std::vector<std::uint32_t> lengths(kBlocks, kMiB);
+  ask_put(peer, 1, lengths);
+  for (std::uint64_t request = 2; request < 2 + kBlocks; ++request)
+    ask_get(peer, request, request, 0, static_cast<std::uint32_t>(kMiB));
+  run_for(1000);
+  EXPECT_EQ(store_->open_puts(), kAskedBytesWhileShort / kMiB);
+  EXPECT_EQ(store_->open_gets(), kAskedBytesWhileShort / kMiB);
+  // What was answered makes room for what waits.
+  store_->release();
+  ASSERT_TRUE(runs_until(
+      [&] {
+        return peer.count(Type::grant, 1) == kBlocks &&
+               peer.count(Type::get_block, kBlocks + 1) == 1;
+      },
+      2000));
+  // One block may always be asked for.
+  store_->hold_gets = true;
+  ask_get(peer, 50, 50, 0, static_cast<std::uint32_t>(4 * kAskedBytesWhileShort));
+  EXPECT_TRUE(runs_until([&] { return store_->open_gets() == 1; }));
+}
+
 TEST_F(ServerLimitsTest, PeersOverTheLimitAreToldAndDropped) {
   serve();
   for (std::size_t i = 0; i < kPeersMax; ++i) client();
