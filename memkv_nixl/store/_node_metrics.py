@@ -69,6 +69,7 @@ _SAMPLES: tuple[tuple[str, Metric, tuple[str, ...], float], ...] = (
     ("peers_accepted", _PEERS, ("accepted",), 1),
     ("peers_welcome", _PEERS, ("welcome",), 1),
     ("peers_stalled", _PEERS, ("stalled",), 1),
+    ("peers_slow", _PEERS, ("slow",), 1),
     ("peers_broke_protocol", _PEERS, ("broke_protocol",), 1),
     *((f"requests_{kind}", _REQUESTS, (kind,), 1) for kind in
       ("match", "put", "get", "drop", "stat", "map", "list", "mark")),

@@ -55,6 +55,12 @@ inline constexpr std::uint64_t kReplyBytesQueuedPerPeer =
 inline constexpr std::uint64_t kHelloDeadlineMs = 2000;
 inline constexpr std::uint64_t kPeerStallMs =
     15'000;  // a peer that owes bytes and moves none is dropped
+inline constexpr std::uint64_t kPaceBytesPerSecond =
+    32 * kMiB;  // that peers move who hold all of the arena while others wait for memory, at least
+inline constexpr std::uint64_t kPaceMs = 2000;  // over which that is judged
+inline constexpr std::uint64_t kPacePart = 8;   // who together hold less than an 8th are let be
+inline constexpr std::uint64_t kAskedBytesWhileShort =
+    8 * kMiB;  // that one peer's blocks wait for, of a store that is short of memory
 inline constexpr std::size_t kHandsMax = 64;
 inline constexpr unsigned kHandsDefaultMax = 8;  // more only when a flag asks for them
 inline constexpr std::uint32_t kWeightMax = 1'000'000;

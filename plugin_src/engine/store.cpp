@@ -59,6 +59,7 @@ class StoreImpl final : public Store {
   void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) override;
   bool mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) override;
   StoreStats stats() const override;
+  bool short_of_memory() const override { return memory_.short_of_memory(); }
   std::vector<SpaceCopies> copies() const override { return core_.index.accounts().copies(); }
   void when_clean(std::move_only_function<void()> tell) override;
 

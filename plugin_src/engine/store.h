@@ -197,6 +197,9 @@ class Store {
 
   [[nodiscard]] virtual StoreStats stats() const = 0;
 
+  // A put or a get waits for memory of the arena, and for nothing else.
+  [[nodiscard]] virtual bool short_of_memory() const = 0;
+
   // How far the copies of namespaces are that want two, of at most kSpacesCounted of them, by
   // tenant and id.
   [[nodiscard]] virtual std::vector<SpaceCopies> copies() const = 0;

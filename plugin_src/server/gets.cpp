@@ -47,6 +47,7 @@ void Gets::resume() {
     MEMKV_CHECK(item != nullptr, "what is queued is there");
     const std::uint64_t cost = cost_of(item->what);
     if (bytes_pinned_ > 0 && bytes_pinned_ + cost > kGetBytesInFlightPerPeer) return;
+    if (!session_.may_ask(bytes_asked_, cost)) return;
     if (begun == kBlocksPerSlice) {
       session_.resume_later();
       return;
@@ -64,6 +65,7 @@ void Gets::ask(std::uint64_t request, std::uint32_t index) {
   item.state = State::asked;
   item.asked_ns = session_.server.now_ns();
   bytes_pinned_ += item.cost;
+  bytes_asked_ += item.cost;
   const BlockId id{.tenant = session_.tenant, .space = whole.space, .key = item.what.key};
   item.get = session_.server.store.begin_get(
       id, item.what.offset, item.what.length,
@@ -71,7 +73,9 @@ void Gets::ask(std::uint64_t request, std::uint32_t index) {
 }
 
 void Gets::got(std::uint64_t request, std::uint32_t index, Result<Pinned> pinned) {
-  count_delay(session_.server.now_ns() - requests_.at(request).items[index].asked_ns);
+  const Item& item = requests_.at(request).items[index];
+  count_delay(session_.server.now_ns() - item.asked_ns);
+  bytes_asked_ -= item.cost;
   if (pinned) {
     ship(request, index, std::move(*pinned));
   } else {
@@ -176,6 +180,7 @@ bool Gets::cancel_item(std::uint64_t request, std::uint32_t index) {
   if (item.state == State::asked) {
     session_.server.store.end_get(item.get);
     bytes_pinned_ -= item.cost;
+    bytes_asked_ -= item.cost;
   }
   if (item.state == State::queued || item.state == State::asked) end(request, item);
   return false;
@@ -204,6 +209,7 @@ void Gets::forget_waiting() {
       if (item.state != State::asked) continue;
       session_.server.store.end_get(item.get);
       bytes_pinned_ -= item.cost;
+      bytes_asked_ -= item.cost;
       item.state = State::over;
     }
   }

@@ -75,6 +75,7 @@ class Gets {
   std::size_t items_ = 0;
   std::uint64_t body_bytes_ = 0;
   std::uint64_t bytes_pinned_ = 0;
+  std::uint64_t bytes_asked_ = 0;  // of these, not pinned yet
   std::uint64_t bytes_shipping_ = 0;
   std::size_t blocks_pinned_ = 0;
 };

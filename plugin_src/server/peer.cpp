@@ -398,6 +398,12 @@ void Peer::tick() {
     drop({Code::denied, kPassOver});
     return;
   }
+  look_at_deadlines();
+  look_at_pace();
+}
+
+void Peer::look_at_deadlines() {
+  const std::uint64_t now = server.now_ns();
   const bool in_frame = link->bytes_in() != frame_bytes_in_;
   if (!in_frame) reading_since_ns_ = 0;
   if (in_frame && reading_since_ns_ == 0) reading_since_ns_ = now;
@@ -415,6 +421,27 @@ void Peer::tick() {
   ++server.counters.peers_stalled;
   drop({Code::timeout, "owes " + std::string(owes) + " and moved none for " +
                            std::to_string(kPeerStallMs) + " ms"});
+}
+
+void Peer::look_at_pace() {
+  if (!server.short_of_memory) {
+    put_pace_.forget();
+    get_pace_.forget();
+    return;
+  }
+  put_pace_.look(puts_.bytes_held(), puts_.bytes_landed(), server.arena_bytes);
+  get_pace_.look(gets_.bytes_shipping(), link->payload_out(), server.arena_bytes);
+}
+
+std::uint64_t Peer::slow_bytes() const {
+  return phase_ == Phase::open ? put_pace_.slow_bytes() + get_pace_.slow_bytes() : 0;
+}
+
+void Peer::drop_slow() {
+  ++server.counters.peers_slow;
+  drop({Code::timeout, "holds " + std::to_string(slow_bytes()) +
+                           " bytes of this node's memory and is too slow with them while others "
+                           "wait for some"});
 }
 
 void Peer::trust_changed() {

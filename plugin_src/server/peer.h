@@ -13,6 +13,7 @@
 #include "base/log_pace.h"
 #include "server/gets.h"
 #include "server/lists.h"
+#include "server/pace.h"
 #include "server/puts.h"
 #include "server/scans.h"
 #include "server/session.h"
@@ -29,8 +30,12 @@ class Peer final : public LinkHandler, public Session {
   Peer(ServerContext& context, std::unique_ptr<Stream> stream, PeerHooks hooks);
   ~Peer() override;
 
-  // Looks at the deadlines, and at the end of its pass; about twice a second.
+  // Looks at the deadlines, at the end of its pass, and at its pace; every kLookMs.
   void tick();
+  // Of the arena, what it holds and is too slow with while others wait for memory.
+  [[nodiscard]] std::uint64_t slow_bytes() const;
+  // Drops it for that.
+  void drop_slow();
   // Drops it when what its node trusts now does not uphold its pass.
   void trust_changed();
   void drop(Status why) override;
@@ -78,6 +83,8 @@ class Peer final : public LinkHandler, public Session {
   void on_cancel(std::uint64_t request, std::uint32_t item);
   void on_report(const wire::Report& report);
   void resume();
+  void look_at_deadlines();
+  void look_at_pace();
   [[nodiscard]] std::uint64_t reply_bytes_queued() const;
   [[nodiscard]] std::size_t items() const { return puts_.items() + gets_.items(); }
   void log_end(LogPace& lines, const char* how, const Status& why) const;
@@ -102,6 +109,7 @@ class Peer final : public LinkHandler, public Session {
   std::uint64_t frame_bytes_in_ = 0;    // of whole frames, and of the DATA frame that is coming in
   std::uint64_t reading_since_ns_ = 0;  // in the middle of a frame; 0: between frames
   std::uint64_t writing_since_ns_ = 0;  // bytes wait to leave; 0: none
+  Pace put_pace_, get_pace_;
   std::uint64_t reports_since_ns_ = 0;
   std::uint32_t reports_ = 0;
 };

@@ -43,6 +43,7 @@ void Puts::resume() {
     Item* item = find(next.request, next.item, State::queued);
     MEMKV_CHECK(item != nullptr, "what is queued is there");
     if (bytes_granted_ > 0 && bytes_granted_ + item->what.length > kPutBytesGrantedPerPeer) return;
+    if (!session_.may_ask(bytes_asked_, item->what.length)) return;
     if (begun == kBlocksPerSlice) {
       session_.resume_later();
       return;
@@ -58,6 +59,7 @@ void Puts::ask(std::uint64_t request, std::uint32_t index) {
   Item& item = whole.items[index];
   item.state = State::asked;
   bytes_granted_ += item.what.length;
+  bytes_asked_ += item.what.length;
   const BlockId id{.tenant = session_.tenant, .space = whole.space, .key = item.what.key};
   item.put = session_.server.store.begin_put(
       id, item.what.length, item.what.traits,
@@ -65,20 +67,23 @@ void Puts::ask(std::uint64_t request, std::uint32_t index) {
 }
 
 void Puts::granted(std::uint64_t request, std::uint32_t index, Result<Grant> grant) {
+  Item& item = requests_.at(request).items[index];
+  bytes_asked_ -= item.what.length;
   if (!grant) {
     done(request, index, grant.error().code);
     return;
   }
-  Item& item = requests_.at(request).items[index];
   item.put = grant->put;
   item.pieces = std::move(grant->pieces);
   item.crcs.emplace(unit_bytes_of(item.what.length), item.what.length);
   item.state = State::granted;
   item.was_granted = true;
   ++granted_;
+  bytes_held_ += item.what.length;
   progress_ns_ = session_.server.now_ns();
   item.granted_ns = progress_ns_;
   session_.send(wire::Type::grant, request, wire::Grant{.item = index});
+  resume();
 }
 
 // What the peer may still send about an item: its bytes and COMMIT (granted), nothing (a broken
@@ -133,6 +138,7 @@ Result<Landing> Puts::data(std::uint64_t request, const wire::Data& data, std::u
 void Puts::landed(std::uint64_t request, const wire::Data& data, std::uint32_t bytes) {
   if (Item* item = find(request, data.item, State::granted)) {
     item->arrived += bytes;
+    bytes_landed_ += bytes;
     progress_ns_ = session_.server.now_ns();
   }
 }
@@ -156,6 +162,7 @@ Result<void> Puts::commit(std::uint64_t request, const wire::Commit& commit) {
   const std::span<std::uint32_t> crcs(written.data(), count);
   wire::load_crcs(commit.crcs, crcs);
   --granted_;
+  bytes_held_ -= item->what.length;
   progress_ns_ = session_.server.now_ns();
   const auto committed = session_.server.store.commit_put(item->put, item->crcs->crcs(), crcs);
   if (committed) count_put(requests_.at(request), *item);
@@ -206,11 +213,13 @@ bool Puts::cancel_item(std::uint64_t request, std::uint32_t index) {
   if (item.state == State::granted) {
     item.state = State::recalled;
     --granted_;
+    bytes_held_ -= item.what.length;
     return true;
   }
   if (item.state == State::asked) {
     session_.server.store.abort_put(item.put);
     bytes_granted_ -= item.what.length;
+    bytes_asked_ -= item.what.length;
   }
   if (item.state == State::queued || item.state == State::asked) end(request, item);
   return false;
@@ -245,6 +254,7 @@ void Puts::forget_waiting() {
       if (item.state != State::asked) continue;
       session_.server.store.abort_put(item.put);
       bytes_granted_ -= item.what.length;
+      bytes_asked_ -= item.what.length;
       item.state = State::over;
     }
   }
@@ -263,6 +273,7 @@ void Puts::forget_all() {
   body_bytes_ = 0;
   bytes_granted_ = 0;
   granted_ = 0;
+  bytes_held_ = 0;
 }
 
 Puts::Item* Puts::find(std::uint64_t request, std::uint32_t item, State state) {

@@ -44,6 +44,9 @@ class Puts {
   [[nodiscard]] std::uint64_t body_bytes() const { return body_bytes_; }
   [[nodiscard]] std::uint64_t bytes_granted() const { return bytes_granted_; }
   [[nodiscard]] std::size_t queued() const { return queue_.size(); }
+  // Of blocks that are granted and not committed; and of their bytes those that ever came.
+  [[nodiscard]] std::uint64_t bytes_held() const { return bytes_held_; }
+  [[nodiscard]] std::uint64_t bytes_landed() const { return bytes_landed_; }
   // Since when the peer owes bytes and has not sent any of them; 0 when it owes none.
   [[nodiscard]] std::uint64_t owed_since_ns() const { return granted_ == 0 ? 0 : progress_ns_; }
 
@@ -88,7 +91,10 @@ class Puts {
   std::size_t items_ = 0;
   std::uint64_t body_bytes_ = 0;
   std::uint64_t bytes_granted_ = 0;  // asked for or granted
+  std::uint64_t bytes_asked_ = 0;    // of these, not granted yet
   std::size_t granted_ = 0;          // blocks whose bytes or COMMIT the peer owes
+  std::uint64_t bytes_held_ = 0;     // of these
+  std::uint64_t bytes_landed_ = 0;
   std::uint64_t progress_ns_ = 0;
 };
 

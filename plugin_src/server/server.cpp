@@ -12,7 +12,7 @@
 namespace memkv {
 namespace {
 
-constexpr std::uint64_t kTickNs = 500 * kNsPerMs;
+constexpr std::uint64_t kTickNs = kLookMs * kNsPerMs;
 constexpr std::uint64_t kDrainNs = 10 * kNsPerMs;
 
 class ServerImpl final : public Server {
@@ -45,6 +45,7 @@ class ServerImpl final : public Server {
   void hold(std::uint32_t epoch, std::uint32_t nodes, std::vector<std::byte> map, StoreRules rules);
   void over(std::uint64_t id);
   void tick();
+  void relieve();
   void drain();
   void post_stopped();
 
@@ -71,6 +72,7 @@ Result<void> ServerImpl::listen(Network& network) {
   context_.node = node_id_of(context_.address);
   context_.names = context_.options.also_known_as;
   context_.names.push_back(context_.address);
+  context_.arena_bytes = context_.store.stats().arena_bytes;
   if (bound_ != context_.address) context_.names.push_back(bound_);
   tick();
   return {};
@@ -101,9 +103,24 @@ void ServerImpl::over(std::uint64_t id) {
 }
 
 void ServerImpl::tick() {
+  context_.short_of_memory = context_.store.short_of_memory();
   for (const auto& [id, peer] : peers_) peer->tick();
+  relieve();
   context_.lines.tell(context_.now_ns());
   tick_ = context_.executor.after(kTickNs, [this] { tick(); });
+}
+
+// One a tick: what it held is enough for some of those who wait, and where the node is what is
+// slow, its peers do not all have to pay for that.
+void ServerImpl::relieve() {
+  Peer* worst = nullptr;
+  std::uint64_t slow_bytes = 0;
+  for (const auto& [id, peer] : peers_) {
+    const std::uint64_t bytes = peer->slow_bytes();
+    slow_bytes += bytes;
+    if (bytes > 0 && (worst == nullptr || bytes > worst->slow_bytes())) worst = peer.get();
+  }
+  if (worst != nullptr && slow_bytes >= context_.arena_bytes / kPacePart) worst->drop_slow();
 }
 
 void ServerImpl::stop(std::uint64_t grace_ms, std::move_only_function<void()> stopped) {

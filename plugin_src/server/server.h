@@ -6,8 +6,16 @@
 // frames it has not read. Over a bound it waits where waiting is the protocol's way (no grant yet,
 // no GET_BLOCK yet), else it is refused with `busy`. A peer that owes bytes and moves none for
 // kPeerStallMs, that is not welcome within kHelloDeadlineMs, or that breaks the protocol, is told
-// why (REFUSE 0) and dropped; whatever it had begun is undone. No peer's slowness delays another:
-// each moves one slice a turn.
+// why (REFUSE 0) and dropped; whatever it had begun is undone.
+//
+// No peer's slowness delays another for long. Links take turns of one slice each, so a large batch
+// does not hold up a small request. What peers share is the store's memory: a few slow ones may
+// hold all of it, for one may have 128 MiB granted and 64 MiB pinned. While the store is short of
+// memory, therefore, a peer must move what it holds (pace.h). Where those that are too slow
+// together hold a kPacePart-th of the arena, one of them is dropped every kLookMs, who holds most
+// first, until nobody waits; its client begins anew. And nobody's blocks wait for more than
+// kAskedBytesWhileShort of it at a time, so that others are not behind all that he wants. A slow
+// peer is kept while nobody waits, and while what the slow ones hold would help nobody.
 //
 // Thread: the mind.
 #pragma once

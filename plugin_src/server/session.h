@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/histogram.h"
+#include "base/limits.h"
 #include "base/log_pace.h"
 #include "engine/store.h"
 #include "server/server.h"
@@ -22,7 +23,8 @@
 namespace memkv {
 
 struct ServerCounters {
-  std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_broke_protocol = 0;
+  std::uint64_t peers_accepted = 0, peers_welcome = 0, peers_stalled = 0, peers_slow = 0,
+                peers_broke_protocol = 0;
   std::uint64_t requests_match = 0, requests_put = 0, requests_get = 0, requests_drop = 0,
                 requests_stat = 0, requests_map = 0, requests_list = 0, requests_mark = 0;
   std::uint64_t cancels = 0, reports = 0, reports_ignored = 0;
@@ -62,6 +64,8 @@ struct ServerContext {
   std::uint64_t get_delay_ns =
       0;  // from asking the store for a block to having it; a moving average
   bool stopping = false;
+  std::uint64_t arena_bytes = 0;  // of the store
+  bool short_of_memory = false;   // the store, at the last tick
   std::uint32_t epoch = kStaticEpoch;
   std::vector<std::byte> map;  // the body of MAP_REPLY; empty: this node alone
   std::uint32_t map_nodes = 1;
@@ -95,6 +99,14 @@ class Session {
   // False while the peer does not read its replies (every part's resume() comes when it does), and
   // when it is being dropped.
   [[nodiscard]] virtual bool may_begin() = 0;
+
+  // May one more block of `bytes` be asked for at the store, where the peer waits for `asked`
+  // already? The store serves first come first served, so where it is short of memory nobody may
+  // come first with all that he wants. False only while the answer to a block comes, after which
+  // it is worth asking again.
+  [[nodiscard]] bool may_ask(std::uint64_t asked, std::uint64_t bytes) const {
+    return asked == 0 || asked + bytes <= kAskedBytesWhileShort || !server.store.short_of_memory();
+  }
 
   template <typename Body>
   void send(wire::Type type, std::uint64_t request, const Body& body) {

@@ -54,6 +54,7 @@ void add_server(Lines& lines, const ServerContext& context, const ServerNow& now
   lines.add("peers_accepted", c.peers_accepted);
   lines.add("peers_welcome", c.peers_welcome);
   lines.add("peers_stalled", c.peers_stalled);
+  lines.add("peers_slow", c.peers_slow);
   lines.add("peers_broke_protocol", c.peers_broke_protocol);
 
   lines.add("requests_open", now.requests);

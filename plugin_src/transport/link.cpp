@@ -44,6 +44,7 @@ class StreamLink final : public Link {
   [[nodiscard]] std::uint64_t bytes_queued() const override { return outbound_.bytes_queued(); }
   [[nodiscard]] std::uint64_t bytes_in() const override { return bytes_in_; }
   [[nodiscard]] std::uint64_t bytes_out() const override { return bytes_out_; }
+  [[nodiscard]] std::uint64_t payload_out() const override { return outbound_.payload_out(); }
   [[nodiscard]] std::uint64_t last_in_ns() const override;
   [[nodiscard]] std::uint64_t last_out_ns() const override { return last_out_ns_; }
   [[nodiscard]] std::string peer() const override { return stream_->peer(); }

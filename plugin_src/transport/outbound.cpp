@@ -203,6 +203,7 @@ std::size_t Outbound::write_open_frame(std::size_t bytes, Sent& sent) {
   open_.payload_left -= payload;
   bytes_queued_ -= payload;
   if (payload > 0 && !open_.zeros) {
+    payload_out_ += payload;
     Waiting& front = shipments_.front();
     front.at.advance(front.shipment, payload);
     if (front.at.left == 0) {

@@ -42,6 +42,7 @@ class Outbound {
   void clear();
 
   [[nodiscard]] std::uint64_t bytes_queued() const { return bytes_queued_; }
+  [[nodiscard]] std::uint64_t payload_out() const { return payload_out_; }
 
  private:
   static constexpr std::size_t kDataHeadBytes = wire::kHeaderBytes + wire::kDataBodyBytes;
@@ -91,7 +92,8 @@ class Outbound {
   OpenFrame open_;
   std::array<std::array<std::byte, kDataHeadBytes>, kFramesPerJob> heads_{};  // of planned frames
   std::uint64_t bytes_queued_ =
-      0;  // small frames, payloads and zeros; not the heads of DATA frames
+      0;                           // small frames, payloads and zeros; not the heads of DATA frames
+  std::uint64_t payload_out_ = 0;  // of shipments, ever written
   bool planned_ = false;
 };
 

@@ -107,8 +107,9 @@ class Link {
 
   [[nodiscard]] virtual std::uint64_t bytes_queued()
       const = 0;  // frames and payloads that wait to leave
-  [[nodiscard]] virtual std::uint64_t bytes_in() const = 0;   // ever read
-  [[nodiscard]] virtual std::uint64_t bytes_out() const = 0;  // ever written
+  [[nodiscard]] virtual std::uint64_t bytes_in() const = 0;     // ever read
+  [[nodiscard]] virtual std::uint64_t bytes_out() const = 0;    // ever written
+  [[nodiscard]] virtual std::uint64_t payload_out() const = 0;  // of these, bytes of shipments
   // When the last byte moved in the direction, on the executor's clock.
   [[nodiscard]] virtual std::uint64_t last_in_ns() const = 0;
   [[nodiscard]] virtual std::uint64_t last_out_ns() const = 0;

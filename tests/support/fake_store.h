@@ -37,6 +37,9 @@ class FakeStore final : public Store {
   RulesUsage usage;
   std::vector<Wish> wishes;
   bool hold_lists = false;
+  // What it says of its memory.
+  std::uint64_t arena_bytes = 256 * kMiB;
+  bool is_short = false;
 
   void release() {
     hold_grants = hold_gets = hold_drops = hold_lists = false;
@@ -123,8 +126,13 @@ class FakeStore final : public Store {
     return true;
   }
   StoreStats stats() const override {
-    return {.boot = 7, .capacity_bytes = kGiB, .blocks = blocks_.size(), .usage = usage};
+    return {.boot = 7,
+            .capacity_bytes = kGiB,
+            .arena_bytes = arena_bytes,
+            .blocks = blocks_.size(),
+            .usage = usage};
   }
+  bool short_of_memory() const override { return is_short; }
   std::vector<SpaceCopies> copies() const override { return space_copies; }
   void when_clean(std::move_only_function<void()> clean) override {
     executor_.post(std::move(clean));

@@ -21,10 +21,20 @@ inline constexpr std::uint64_t kNodeDiskBytes = 64 * kMiB;
 inline constexpr std::uint64_t kNodeSegmentBytes = 8 * kMiB;
 inline constexpr std::uint64_t kNodeArenaBytes = 32 * kMiB;
 
+struct NodeSizes {
+  std::uint64_t disk = kNodeDiskBytes;
+  std::uint64_t segment = kNodeSegmentBytes;
+  std::uint64_t arena = kNodeArenaBytes;
+};
+
 class RealNode {
  public:
-  RealNode(sim::World& world, std::string name)
-      : world_(world), name_(std::move(name)), disk_(kNodeDiskBytes), random_(name_.size()) {}
+  RealNode(sim::World& world, std::string name, NodeSizes sizes = {})
+      : world_(world),
+        name_(std::move(name)),
+        sizes_(sizes),
+        disk_(sizes.disk),
+        random_(name_.size()) {}
   ~RealNode() { crash(); }
   RealNode(const RealNode&) = delete;
   RealNode& operator=(const RealNode&) = delete;
@@ -33,13 +43,13 @@ class RealNode {
 
   void start(bool format) {
     process_ = world_.spawn(name_);
-    arena_ = process_->arena(kNodeArenaBytes);
+    arena_ = process_->arena(sizes_.arena);
     auto device = process_->open_device(disk_);
     ASSERT_TRUE(device.has_value()) << device.error().message();
     device_ = std::move(*device);
     StoreOptions options;
     options.format = format;
-    options.segment_bytes = kNodeSegmentBytes;
+    options.segment_bytes = sizes_.segment;
     std::optional<Result<std::unique_ptr<Store>>> opened;
     Store::open(options, *device_, *arena_, process_->executor(), random_,
                 [&opened](Result<std::unique_ptr<Store>> store) { opened = std::move(store); });
@@ -76,6 +86,13 @@ class RealNode {
     process_.reset();
   }
   [[nodiscard]] Store& store() { return *store_; }
+  // A number of STAT.
+  [[nodiscard]] std::uint64_t stat(const std::string& name) const {
+    const std::string text = "\n" + server_->stats_text();
+    const std::size_t at = text.find("\n" + name + " ");
+    EXPECT_NE(at, std::string::npos) << name;
+    return at == std::string::npos ? 0 : std::stoull(text.substr(at + name.size() + 2));
+  }
   // A line of STAT, `name value`, is there.
   [[nodiscard]] bool says(const std::string& line) const {
     return ("\n" + server_->stats_text()).find("\n" + line + "\n") != std::string::npos;
@@ -84,6 +101,7 @@ class RealNode {
  private:
   sim::World& world_;
   std::string name_;
+  NodeSizes sizes_;
   sim::Disk disk_;
   SeededRandom random_;
   std::unique_ptr<sim::Process> process_;

@@ -172,6 +172,32 @@ TEST_F(ServerLimitsTest, PinnedBytesAreBounded) {
   EXPECT_TRUE(at_rest());
 }
 
+TEST_F(ServerLimitsTest, NobodyStandsInLineForMuchMemory) {
+  serve();
+  RawClient& peer = client();
+  store_->is_short = store_->hold_gets = store_->hold_grants = true;
+  constexpr std::size_t kBlocks = 20;
+  const std::vector<std::uint32_t> lengths(kBlocks, kMiB);
+  ask_put(peer, 1, lengths);
+  for (std::uint64_t request = 2; request < 2 + kBlocks; ++request)
+    ask_get(peer, request, request, 0, static_cast<std::uint32_t>(kMiB));
+  run_for(1000);
+  EXPECT_EQ(store_->open_puts(), kAskedBytesWhileShort / kMiB);
+  EXPECT_EQ(store_->open_gets(), kAskedBytesWhileShort / kMiB);
+  // What was answered makes room for what waits.
+  store_->release();
+  ASSERT_TRUE(runs_until(
+      [&] {
+        return peer.count(Type::grant, 1) == kBlocks &&
+               peer.count(Type::get_block, kBlocks + 1) == 1;
+      },
+      2000));
+  // One block may always be asked for.
+  store_->hold_gets = true;
+  ask_get(peer, 50, 50, 0, static_cast<std::uint32_t>(4 * kAskedBytesWhileShort));
+  EXPECT_TRUE(runs_until([&] { return store_->open_gets() == 1; }));
+}
+
 TEST_F(ServerLimitsTest, PeersOverTheLimitAreToldAndDropped) {
   serve();
   for (std::size_t i = 0; i < kPeersMax; ++i) client();
@@ -300,6 +326,44 @@ TEST_F(ServerLimitsTest, APeerThatIsSlowButMovesIsKept) {
   peer.commit(1, 0, crcs_of(bytes));
   ASSERT_TRUE(runs_until([&] { return peer.count(Type::put_done, 1) == 1; }));
   EXPECT_EQ(put_done(peer, 1).code, Code::ok);
+}
+
+// 64 MiB of an arena of 256: a quarter, so it owes a quarter of the pace.
+TEST_F(ServerLimitsTest, WhoHoldsMuchMustMoveItWhileOthersWait) {
+  serve();
+  RawClient& peer = client();
+  ask_put(peer, 1, {static_cast<std::uint32_t>(kBlockBytesMax)}, 500);
+  ASSERT_TRUE(runs_until([&] { return peer.count(Type::grant, 1) == 1; }));
+  run_for(3 * kPaceMs);
+  EXPECT_FALSE(peer.closed) << "nobody waits";
+
+  store_->is_short = true;
+  const std::uint64_t step = kPaceBytesPerSecond / 4 / 2 / kDataBytesMax * kDataBytesMax;
+  for (std::uint32_t at = 0; at < 12 * step; at += step) {
+    peer.send_bytes(1, 0, at, Body(step));
+    run_for(500);
+    ASSERT_FALSE(peer.closed) << at;
+  }
+  const std::uint64_t began = now_ms();
+  EXPECT_TRUE(is_refused(peer, Code::timeout));
+  EXPECT_LE(now_ms() - began, kPaceMs + 1000);
+  EXPECT_EQ(stat("peers_slow"), 1U);
+  EXPECT_TRUE(at_rest());
+}
+
+TEST_F(ServerLimitsTest, WhoHoldsLittleMayBeSlowWhileOthersWait) {
+  serve();
+  RawClient& little = granted_client();
+  store_->is_short = true;
+  run_for(kPeerStallMs / 2);
+  EXPECT_FALSE(little.closed) << "its memory would help nobody";
+  // When many together hold much one goes, who holds most.
+  RawClient& more = client();
+  ask_put(more, 1, {static_cast<std::uint32_t>(kBlockBytesMax / 2)}, 600);
+  EXPECT_TRUE(is_refused(more, Code::timeout, 2 * kPaceMs));
+  run_for(1000);
+  EXPECT_FALSE(little.closed);
+  EXPECT_EQ(stat("peers_slow"), 1U);
 }
 
 TEST_F(ServerLimitsTest, APeerThatStopsInTheMiddleOfAFrameIsDropped) {
