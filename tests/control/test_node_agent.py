@@ -140,23 +140,6 @@ def test_a_memkvd_that_dies_is_started_again(machine: Machine, plane: Served) ->
     assert ("warning", agent.address) in {(line["level"], line["node"]) for line in said}
 
 
-def test_a_memkvd_that_hangs_is_silent_and_returns(machine: Machine, plane: Served) -> None:
-    """Its agent is well meanwhile, and says nothing for it."""
-    with machine.agent(plane.address) as agent, operator(plane.address) as we:
-        we.wait_event("node_joined")
-        we.wait_node(lambda node: node.state == SERVING)
-        os.kill(agent.said["pid"], signal.SIGSTOP)
-        try:
-            we.wait_event("node_silent")
-            we.wait_node(lambda node: node.state == map_pb2.NODE_STATE_SILENT)
-        finally:
-            os.kill(agent.said["pid"], signal.SIGCONT)
-        we.wait_event("node_returned")
-        node = we.wait_node(lambda node: node.state == SERVING)
-        assert node.stats["boot"] == 1, "it was not started anew"
-        assert put(agent.address) == "ok"
-
-
 def test_a_memkvd_that_hangs_is_silent_and_returns(machine: Machine, tmp_path: Path) -> None:
     """Its agent is well meanwhile, hears within a second that STAT is not answered, and says
     nothing for it until the control plane's deadline is over."""
