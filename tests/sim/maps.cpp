@@ -37,9 +37,12 @@ MapFile Maps::next() {
 }
 
 void Maps::remember() {
-  std::ranges::rotate(formers_, formers_.end() - 1);
-  std::ranges::transform(members_, formers_.front().begin(),
+  std::array<std::uint32_t, kNodes> weights{};
+  std::ranges::transform(members_, weights.begin(),
                          [](const Member& member) { return member.named ? member.weight : 0; });
+  if (std::ranges::max(weights) == 0 || weights == formers_.front()) return;
+  std::ranges::rotate(formers_, formers_.end() - 1);
+  formers_.front() = weights;
 }
 
 MapFile Maps::last() {

@@ -508,14 +508,18 @@ void Schedule::look_at_quotas(unsigned number, unsigned tenant) {
 }
 
 void Schedule::stop_and_start() {
-  // A get wakes a node that still has a segment to reclaim: what it evicts then, no stop lost.
+  // A get wakes a node that still has a segment to reclaim: what it evicts then, no stop lost. Nor
+  // what a client found by a map so old that the newest names its places no more.
+  const auto follows = [this](const auto& one) {
+    return !plan_.published() || clients_[one.first]->client().stats().epoch == maps_.epoch();
+  };
   std::uint64_t evicted = 0;
   do {
     evicted = evicted_blocks();
     std::erase_if(served_, [this](const auto& one) {
       return failed() || get_last(*clients_[one.first], one.second) != Code::ok;
     });
-  } while (evicted_blocks() != evicted && !failed());
+  } while ((evicted_blocks() != evicted || !std::ranges::all_of(served_, follows)) && !failed());
   for (unsigned i = 0; i < kNodes && !failed(); ++i) {
     stop_node(i);
     need([this, i] { return nodes_[i]->running(); }, kStopMs,
