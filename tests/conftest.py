@@ -19,12 +19,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Files that take long begin first: what is done side by side ends when its last file does.
 LONGEST = (
     "faults/test_faults.py",
+    "control/test_tenants_machine.py",
     "control/test_moving.py",
     "control/test_copies.py",
     "control/test_drains.py",
     "agent/test_transfer_agent.py",
     "nixl/test_plugin.py",
-    "control/test_tenants_machine.py",
     "integration/test_kill.py",
     "control/test_token_commands.py",
     "control/test_node_agent.py",
