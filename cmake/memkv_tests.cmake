@@ -32,7 +32,7 @@ set(memkv_one_thread_tests
     arena_test client_blocks_test client_evil_test client_copies_test client_map_test client_nodes_test client_server_test crc32c_test
     engine_accounts_test engine_blocks_test engine_crash_test engine_evict_test engine_fault_test engine_format_test
     engine_index_test engine_open_test engine_rules_test engine_ttl_test fingerprint_test flags_test
-    link_refusals_test link_test map_file_test nixl_names_test placement_test server_fairness_test
+    link_refusals_test link_test map_file_test nixl_names_test pace_test placement_test server_fairness_test
     server_limits_test server_lists_test server_stats_test server_test server_trust_test sim_world_test tls_test trust_test
     wire_fuzz_test wire_golden_test wire_list_test wire_test)
 

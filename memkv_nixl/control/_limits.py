@@ -44,4 +44,5 @@ REFLECTIONS_AT_ONCE_MAX = 64  # likewise, by tools in people's hands
 CONNECTIONS_MAX = 4096  # whoever they are: each of 1,024 agents may have come back twice
 HANDSHAKE_DEADLINE_S = 2.0  # until a peer has said who it is and what it speaks
 CALL_DEADLINE_S = 10.0  # of a call that names none
+CONNECTION_IDLE_S = 60.0  # without a call
 HELLO_DEADLINE_S = 5.0

@@ -22,6 +22,7 @@ from memkv_nixl.control._call_counts import CallCounts
 from memkv_nixl.control._keeper import Keeper
 from memkv_nixl.control._limits import (
     CALLS_AT_ONCE_MAX,
+    CONNECTION_IDLE_S,
     CONNECTIONS_MAX,
     HANDSHAKE_DEADLINE_S,
     MESSAGE_BYTES_MAX,
@@ -58,6 +59,7 @@ _OPTIONS = (
     # Before it is known who comes: the handshake of TLS, and HTTP/2's first frame.
     ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_DEADLINE_S * 1000)),
     ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+    ("grpc.max_connection_idle_ms", int(CONNECTION_IDLE_S * 1000)),  # agents always have a call
 )
 _SERVICES = tuple(
     service.full_name

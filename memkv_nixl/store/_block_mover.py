@@ -278,9 +278,9 @@ class BlockMover:
 
     def _move_batch(self, target: str, batch: Sequence[Block], mark: int) -> None:
         puts = [(block, self._hold(target, block, buffer)) for block, buffer in self._read(batch)]
-        for _, request in puts:
-            request.wait_held(_TIMEOUT_MS)
+        # One after the other: whoever waited for all of them would hold there what others wait for.
         for block, request in puts:
+            request.wait_held(_TIMEOUT_MS)
             self._commit(block, request)
         for block, request in puts:
             _wait(request)

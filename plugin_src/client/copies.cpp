@@ -68,8 +68,11 @@ void Copies::forget(std::size_t node) {
 
 double Copies::wait_ns(std::size_t node, std::uint64_t bytes, std::uint64_t now_ns) const {
   const Load here = node < loads_.size() ? loads_[node] : Load{};
-  const double each =
-      here.ns_per_byte == 0 ? kUnknownNsPerByte : here.ns_per_byte * fresh(here, now_ns);
+  // At last it is as good as one that is not known; no better, so that it does not get all at once.
+  const double least = std::min(here.ns_per_byte, kUnknownNsPerByte);
+  const double each = here.ns_per_byte == 0
+                          ? kUnknownNsPerByte
+                          : std::max(here.ns_per_byte * fresh(here, now_ns), least);
   return each * static_cast<double>(here.bytes + bytes + kAnswerBytes);
 }
 

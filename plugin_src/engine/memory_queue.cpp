@@ -37,6 +37,16 @@ void MemoryQueue::pump() {
   pumping_ = false;
 }
 
+bool MemoryQueue::wants(Share held) const {
+  // A share that is as large as it may become takes nothing of what another gives back.
+  const auto helps = [&](Share share, const std::deque<Waiter>& waiting) {
+    return !waiting.empty() &&
+           (share == held || residents_.within_share(share, waiting.front().pages));
+  };
+  return (helps(Share::put, puts_) && !limits_.puts_held_back()) ||
+         (helps(Share::get, gets_) && !limits_.gets_held_back());
+}
+
 void MemoryQueue::serve_keepers() {
   while (!keepers_.empty()) {
     const std::uint32_t pages = keepers_.front().pages;

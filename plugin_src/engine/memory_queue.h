@@ -44,11 +44,8 @@ class MemoryQueue {
   // Serves whoever can be served now.
   void pump();
 
-  // Somebody waits for memory, and for nothing else.
-  [[nodiscard]] bool short_of_memory() const {
-    return (!puts_.empty() && !limits_.puts_held_back()) ||
-           (!gets_.empty() && !limits_.gets_held_back());
-  }
+  // Somebody waits for memory, and for nothing else, and could have that of this share: put or get.
+  [[nodiscard]] bool wants(Share held) const;
   [[nodiscard]] std::size_t puts_waiting() const { return puts_.size(); }
   [[nodiscard]] std::size_t gets_waiting() const { return gets_.size(); }
 

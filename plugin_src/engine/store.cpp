@@ -59,7 +59,9 @@ class StoreImpl final : public Store {
   void list(const Wish& wish, std::move_only_function<void(Result<Listing>)> listed) override;
   bool mark(const BlockId& id, std::uint64_t incarnation, std::uint8_t mark) override;
   StoreStats stats() const override;
-  bool short_of_memory() const override { return memory_.short_of_memory(); }
+  MemoryWanted memory_wanted() const override {
+    return {.of_puts = memory_.wants(Share::put), .of_gets = memory_.wants(Share::get)};
+  }
   std::vector<SpaceCopies> copies() const override { return core_.index.accounts().copies(); }
   void when_clean(std::move_only_function<void()> tell) override;
 

@@ -93,6 +93,12 @@ struct Listing {
   std::uint64_t next = 0;  // the cursor to go on with; 0: that was all
 };
 
+struct MemoryWanted {
+  bool of_puts = false;  // that is granted, and whose bytes have not all come
+  bool of_gets = false;  // that is pinned until it was sent
+  [[nodiscard]] bool any() const { return of_puts || of_gets; }
+};
+
 struct StoreStats {
   std::uint64_t boot = 0;
   std::uint64_t capacity_bytes = 0, arena_bytes = 0, segment_bytes = 0, segments = 0,
@@ -197,8 +203,8 @@ class Store {
 
   [[nodiscard]] virtual StoreStats stats() const = 0;
 
-  // A put or a get waits for memory of the arena, and for nothing else.
-  [[nodiscard]] virtual bool short_of_memory() const = 0;
+  // A put or a get waits for memory of the arena, and for nothing else: whose would help it?
+  [[nodiscard]] virtual MemoryWanted memory_wanted() const = 0;
 
   // How far the copies of namespaces are that want two, of at most kSpacesCounted of them, by
   // tenant and id.

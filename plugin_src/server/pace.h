@@ -20,8 +20,9 @@ inline constexpr std::uint64_t kLookMs = 500;  // from one look at every peer to
 
 class Pace {
  public:
-  // `held`: bytes of the arena that wait for this peer alone; `moved`: such bytes, ever.
-  void look(std::uint64_t held, std::uint64_t moved, std::uint64_t arena_bytes) {
+  // `held`: bytes that wait for this peer alone; `moved`: such bytes, ever; `all`: those of the
+  // arena, or what all peers hold where that is more.
+  void look(std::uint64_t held, std::uint64_t moved, std::uint64_t all) {
     if (looks_ == 0 || held == 0) {
       begin(held, moved);
       return;
@@ -31,14 +32,14 @@ class Pace {
     ++looks_;
     if (ms < kPaceMs) return;
     const std::uint64_t due = held_min_ / kPageBytes * kPaceBytesPerSecond / 1000 * ms /
-                              std::max(arena_bytes / kPageBytes, std::uint64_t{1});
+                              std::max(all / kPageBytes, std::uint64_t{1});
     if (moved - moved_ >= std::min(due, held_min_)) {
       begin(held, moved);
     } else {
-      slow_bytes_ = held;
+      slow_bytes_ = held_min_;  // what came later may well move yet
     }
   }
-  // Nobody waits.
+  // Nobody waits who could have it.
   void forget() { *this = Pace(); }
   // What it holds and is too slow with; 0: it is not.
   [[nodiscard]] std::uint64_t slow_bytes() const { return slow_bytes_; }

@@ -424,13 +424,22 @@ void Peer::look_at_deadlines() {
 }
 
 void Peer::look_at_pace() {
-  if (!server.short_of_memory) {
+  // What many peers are sent at once is held once by each of them.
+  const std::uint64_t all = std::max(server.arena_bytes, server.held_bytes);
+  if (server.wanted.of_puts) {
+    put_pace_.look(puts_.bytes_held(), puts_.bytes_landed(), all);
+  } else {
     put_pace_.forget();
-    get_pace_.forget();
-    return;
   }
-  put_pace_.look(puts_.bytes_held(), puts_.bytes_landed(), server.arena_bytes);
-  get_pace_.look(gets_.bytes_shipping(), link->payload_out(), server.arena_bytes);
+  if (server.wanted.of_gets) {
+    get_pace_.look(gets_.bytes_shipping(), link->payload_out(), all);
+  } else {
+    get_pace_.forget();
+  }
+}
+
+std::uint64_t Peer::bytes_held() const {
+  return puts_.bytes_held() + gets_.bytes_shipping();
 }
 
 std::uint64_t Peer::slow_bytes() const {

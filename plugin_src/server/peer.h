@@ -34,6 +34,8 @@ class Peer final : public LinkHandler, public Session {
   void tick();
   // Of the arena, what it holds and is too slow with while others wait for memory.
   [[nodiscard]] std::uint64_t slow_bytes() const;
+  // Of the store's memory.
+  [[nodiscard]] std::uint64_t bytes_held() const;
   // Drops it for that.
   void drop_slow();
   // Drops it when what its node trusts now does not uphold its pass.

@@ -103,7 +103,9 @@ void ServerImpl::over(std::uint64_t id) {
 }
 
 void ServerImpl::tick() {
-  context_.short_of_memory = context_.store.short_of_memory();
+  context_.wanted = context_.store.memory_wanted();
+  context_.held_bytes = 0;
+  for (const auto& [id, peer] : peers_) context_.held_bytes += peer->bytes_held();
   for (const auto& [id, peer] : peers_) peer->tick();
   relieve();
   context_.lines.tell(context_.now_ns());

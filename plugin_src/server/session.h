@@ -65,7 +65,8 @@ struct ServerContext {
       0;  // from asking the store for a block to having it; a moving average
   bool stopping = false;
   std::uint64_t arena_bytes = 0;  // of the store
-  bool short_of_memory = false;   // the store, at the last tick
+  std::uint64_t held_bytes = 0;   // of it by all peers together, and
+  MemoryWanted wanted;            // whose somebody waits for: at the last tick
   std::uint32_t epoch = kStaticEpoch;
   std::vector<std::byte> map;  // the body of MAP_REPLY; empty: this node alone
   std::uint32_t map_nodes = 1;
@@ -105,7 +106,8 @@ class Session {
   // come first with all that he wants. False only while the answer to a block comes, after which
   // it is worth asking again.
   [[nodiscard]] bool may_ask(std::uint64_t asked, std::uint64_t bytes) const {
-    return asked == 0 || asked + bytes <= kAskedBytesWhileShort || !server.store.short_of_memory();
+    return asked == 0 || asked + bytes <= kAskedBytesWhileShort ||
+           !server.store.memory_wanted().any();
   }
 
   template <typename Body>

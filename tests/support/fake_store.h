@@ -132,7 +132,7 @@ class FakeStore final : public Store {
             .blocks = blocks_.size(),
             .usage = usage};
   }
-  bool short_of_memory() const override { return is_short; }
+  MemoryWanted memory_wanted() const override { return {.of_puts = is_short, .of_gets = is_short}; }
   std::vector<SpaceCopies> copies() const override { return space_copies; }
   void when_clean(std::move_only_function<void()> clean) override {
     executor_.post(std::move(clean));
