@@ -401,8 +401,11 @@ def test_connections_are_bounded_and_those_that_are_there_go_on(
     async def story(plane: Plane) -> None:
         assert await outcome(plane) is None
         for _ in range(3):  # who was closed makes room
-            waited = await asyncio.gather(*(hung_up_on(plane.address, b"", None) for _ in range(4)))
-            assert [seconds > 1.5 for seconds in sorted(waited)] == [False, False, False, True]
+            let_in = 0
+            while let_in == 0:  # it may be counted for a moment after it saw its end
+                each = (hung_up_on(plane.address, b"", None) for _ in range(4))
+                let_in = sum(seconds > 1.5 for seconds in await asyncio.gather(*each))
+            assert let_in == 1
             assert await outcome(plane) is None
 
     tell(tmp_path, story)
